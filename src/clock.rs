@@ -1,0 +1,64 @@
+//! Time comes in from outside, so that a test can hold it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// A moment of wall-clock time: nanoseconds since the Unix epoch, negative before it.
+/// Reaches from 1677 to 2262.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Time(pub i64);
+
+impl Time {
+    /// From whole seconds and nanoseconds, saturating at the ends of the range.
+    pub fn new(secs: i64, nanos: u32) -> Time {
+        Time(secs.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos)))
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    pub fn secs(self) -> i64 {
+        self.0.div_euclid(1_000_000_000)
+    }
+
+    /// Nanoseconds within the second.
+    pub fn nanos(self) -> u32 {
+        self.0.rem_euclid(1_000_000_000) as u32
+    }
+}
+
+/// Where the time comes from: the system, or a test's hand.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// The system's wall clock.
+    #[default]
+    System,
+    /// A clock that stands still until it is set.
+    Manual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    /// A clock held by a test, at `time`.
+    pub fn manual(time: Time) -> Clock {
+        Clock::Manual(Arc::new(AtomicI64::new(time.0)))
+    }
+
+    /// Sets a manual clock. The system's clock is left alone.
+    pub fn set(&self, time: Time) {
+        if let Clock::Manual(now) = self {
+            now.store(time.0, Ordering::SeqCst);
+        }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Time {
+        match self {
+            #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+            Clock::System => match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+                Ok(d) => Time::new(d.as_secs() as i64, d.subsec_nanos()),
+                Err(before) => Time(-(before.duration().as_nanos() as i64)),
+            },
+            Clock::Manual(now) => Time(now.load(Ordering::SeqCst)),
+        }
+    }
+}

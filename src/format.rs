@@ -1,0 +1,462 @@
+//! Every record of the catalog, and the names that all rooms share. This is the only place that
+//! knows how they become bytes; `docs/format.md` describes it and golden tests hold it.
+//!
+//! A key is a tag byte followed by big-endian numbers, so that the catalog's order is the order in
+//! which things are scanned: a directory's entries by hash, a file's pages by number, expiries by
+//! time.
+//!
+//! ```text
+//! 'I' ino                       → InodeRecord
+//! 'D' ino(dir) hash             → Bucket: the entries whose names have this hash
+//! 'P' ino page                  → PageRecord: where the page's frame lies
+//! 'W' ino page n                → Patch: written bytes of a page that is not yet in a frame
+//! 'X' ino name                  → value of an extended attribute
+//! 'L' ino dir name              → (), a link to an inode that has or had more than one
+//! 'O' ino                       → (), unlinked or expired: to be reclaimed
+//! 'T' seconds ino               → (), when the inode expires
+//! 'R' segment offset            → u32, owners of a frame that has more than one
+//! 'S' segment                   → SegmentRecord: live bytes
+//! 'C'                           → CounterRecord
+//! ```
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::clock::Time;
+use crate::error::{Error, Result};
+
+/// The version of the on-disk format that this build writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The longest name of a directory entry, bytes.
+pub const NAME_MAX: usize = 255;
+
+/// An inode number. Never reused while the store lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ino(pub u64);
+
+/// The root directory.
+pub const ROOT: Ino = Ino(1);
+
+impl std::fmt::Display for Ino {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "inode {}", self.0)
+    }
+}
+
+/// The number of a page within its file: offset ÷ page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PageNo(pub u32);
+
+/// The number of a segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentId(pub u32);
+
+/// The number of a journal record. Rises by one with each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seq(pub u64);
+
+/// A place in a segment: `len` bytes from `offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Extent {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes from its start.
+    pub offset: u32,
+    /// Bytes on disk, header included.
+    pub len: u32,
+}
+
+/// A codec with its level, as in `lz4`, `zstd:9`, `gzip:6`, `deflate`, `none`, `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Codec {
+    /// LZ4, the fastest (block format).
+    #[default]
+    Lz4,
+    /// Raw DEFLATE, level 1 to 9.
+    Deflate(u8),
+    /// DEFLATE in a gzip wrapper, level 1 to 9.
+    Gzip(u8),
+    /// Zstandard, level 1 to 19.
+    Zstd(u8),
+    /// Stored as it is.
+    None,
+    /// Chosen page by page: LZ4 where it pays, nothing where it does not.
+    Auto,
+}
+
+impl std::str::FromStr for Codec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Codec> {
+        let bad = |why: &str| Error::Invalid(format!("codec {text:?}: {why}"));
+        let (name, level) = match text.split_once(':') {
+            Some((name, level)) => {
+                (name, Some(level.parse::<u8>().map_err(|_| bad("the level is not a number"))?))
+            }
+            None => (text, None),
+        };
+        let leveled = |default: u8, max: u8| match level.unwrap_or(default) {
+            level if (1..=max).contains(&level) => Ok(level),
+            _ => Err(bad(&format!("the level must be 1 to {max}"))),
+        };
+        let plain = |codec| if level.is_some() { Err(bad("it has no levels")) } else { Ok(codec) };
+        match name {
+            "lz4" => plain(Codec::Lz4),
+            "deflate" => Ok(Codec::Deflate(leveled(6, 9)?)),
+            "gzip" => Ok(Codec::Gzip(leveled(6, 9)?)),
+            "zstd" => Ok(Codec::Zstd(leveled(3, 19)?)),
+            "none" => plain(Codec::None),
+            "auto" => plain(Codec::Auto),
+            _ => Err(bad("use lz4, deflate, gzip, zstd (with a level, as zstd:9), none or auto")),
+        }
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Codec::Lz4 => f.write_str("lz4"),
+            Codec::Deflate(level) => write!(f, "deflate:{level}"),
+            Codec::Gzip(level) => write!(f, "gzip:{level}"),
+            Codec::Zstd(level) => write!(f, "zstd:{level}"),
+            Codec::None => f.write_str("none"),
+            Codec::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+/// What kind of file an inode is. The values are those of `d_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
+    Fifo,
+    CharDevice,
+    Directory,
+    BlockDevice,
+    File,
+    Symlink,
+    Socket,
+}
+
+impl Kind {
+    /// From the file type bits of a mode; bits of none are a regular file.
+    pub fn of_mode(mode: u32) -> Kind {
+        match mode & libc::S_IFMT {
+            libc::S_IFIFO => Kind::Fifo,
+            libc::S_IFCHR => Kind::CharDevice,
+            libc::S_IFDIR => Kind::Directory,
+            libc::S_IFBLK => Kind::BlockDevice,
+            libc::S_IFLNK => Kind::Symlink,
+            libc::S_IFSOCK => Kind::Socket,
+            _ => Kind::File,
+        }
+    }
+}
+
+/// Where an inode is linked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Links {
+    /// By one name.
+    One {
+        /// The directory.
+        parent: Ino,
+        /// The name in it.
+        name: Box<[u8]>,
+    },
+    /// There is or was more than one: the `L` records tell.
+    Many,
+}
+
+/// An inode: what `stat` shows and what Larder keeps beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeRecord {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a special file.
+    pub rdev: u32,
+    /// Number of links; 0 once unlinked.
+    pub nlink: u32,
+    /// Bytes of content; of a directory, the number of entries.
+    pub size: u64,
+    /// Last read.
+    pub atime: Time,
+    /// Last change of content.
+    pub mtime: Time,
+    /// Last change of anything.
+    pub ctime: Time,
+    /// Birth.
+    pub btime: Time,
+    /// How many pages have a frame.
+    pub pages: u32,
+    /// Bytes on disk of these frames.
+    pub stored: u64,
+    /// log2 of the page size, 12 to 20.
+    pub page_shift: u8,
+    /// Whether frames may be shared with other inodes (copy_file_range).
+    pub shared: bool,
+    /// How many extended attributes there are.
+    pub xattrs: u32,
+    /// The codec set on this inode.
+    pub codec: Option<Codec>,
+    /// When it expires.
+    pub expires: Option<Time>,
+    /// The period that a touch renews, seconds.
+    pub period: Option<u32>,
+    /// Where it is linked.
+    pub links: Links,
+    /// Where a symbolic link points.
+    pub target: Option<Box<[u8]>>,
+}
+
+impl InodeRecord {
+    /// Kind of file.
+    pub fn kind(&self) -> Kind {
+        Kind::of_mode(self.mode)
+    }
+
+    /// Page size, bytes.
+    pub fn page_size(&self) -> u64 {
+        1 << self.page_shift
+    }
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dentry {
+    /// The name, 1 to 255 bytes, any but `/` and NUL.
+    pub name: Box<[u8]>,
+    /// What it names.
+    pub ino: Ino,
+    /// What kind of file that is.
+    pub kind: Kind,
+}
+
+/// The entries of a directory whose names share a hash: nearly always one.
+pub type Bucket = Vec<Dentry>;
+
+/// Where a page's frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRecord {
+    /// The place of the frame.
+    pub extent: Extent,
+    /// The frame's checksum: a frame that has another is not this page's.
+    pub checksum: u64,
+}
+
+/// Bytes written to a page since its frame, made durable ahead of the next frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Patch {
+    /// These bytes at this offset within the page.
+    Data {
+        /// Bytes from the start of the page.
+        offset: u32,
+        /// What is written there.
+        #[serde(with = "bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Zeros from this offset to the end of the page.
+    ZeroFrom(u32),
+}
+
+/// A segment's use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// Bytes of frames that something refers to.
+    pub live: u64,
+}
+
+/// What the store holds in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterRecord {
+    /// Inodes, the root included.
+    pub inodes: u64,
+    /// Bytes of content of regular files as it was last journalled.
+    pub content: u64,
+    /// Bytes of live frames.
+    pub stored: u64,
+    /// The next inode number to give away is above this.
+    pub last_ino: u64,
+}
+
+/// A key of the catalog, built by one of these functions.
+pub type Key = Vec<u8>;
+
+fn key(tag: u8, parts: &[&[u8]]) -> Key {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
+    key.push(tag);
+    parts.iter().for_each(|p| key.extend_from_slice(p));
+    key
+}
+
+/// Keys of the catalog.
+pub mod keys {
+    use super::{Ino, Key, PageNo, SegmentId, key};
+
+    /// The tag of page records.
+    pub const PAGE: u8 = b'P';
+    /// The tag of patches.
+    pub const PATCH: u8 = b'W';
+    /// The tag of reclaim marks.
+    pub const ORPHAN: u8 = b'O';
+    /// The tag of expiry marks.
+    pub const EXPIRY: u8 = b'T';
+    /// The tag of segment records.
+    pub const SEGMENT: u8 = b'S';
+
+    /// `InodeRecord`.
+    pub fn inode(ino: Ino) -> Key {
+        key(b'I', &[&ino.0.to_be_bytes()])
+    }
+
+    /// `Bucket`. The hash is the entry's cookie shifted right by the bits of its index.
+    pub fn bucket(dir: Ino, hash: u64) -> Key {
+        key(b'D', &[&dir.0.to_be_bytes(), &hash.to_be_bytes()])
+    }
+
+    /// The hash in a bucket's key.
+    pub fn bucket_hash(key: &[u8]) -> Option<u64> {
+        Some(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?))
+    }
+
+    /// `PageRecord`.
+    pub fn page(ino: Ino, page: PageNo) -> Key {
+        key(PAGE, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes()])
+    }
+
+    /// The inode and page in the key of a page record or a patch.
+    pub fn page_of(key: &[u8]) -> Option<(Ino, PageNo)> {
+        let ino = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+        let page = u32::from_be_bytes(key.get(9..13)?.try_into().ok()?);
+        Some((Ino(ino), PageNo(page)))
+    }
+
+    /// `Patch`, the `n`th of its page.
+    pub fn patch(ino: Ino, page: PageNo, n: u32) -> Key {
+        key(PATCH, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes(), &n.to_be_bytes()])
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(ino: Ino, name: &[u8]) -> Key {
+        key(b'X', &[&ino.0.to_be_bytes(), name])
+    }
+
+    /// The name in the key of an extended attribute.
+    pub fn xattr_name(key: &[u8]) -> &[u8] {
+        key.get(9..).unwrap_or_default()
+    }
+
+    /// A link of an inode that has or had several.
+    pub fn link(ino: Ino, dir: Ino, name: &[u8]) -> Key {
+        key(b'L', &[&ino.0.to_be_bytes(), &dir.0.to_be_bytes(), name])
+    }
+
+    /// The directory and the name in the key of a link.
+    pub fn link_of(key: &[u8]) -> Option<(Ino, &[u8])> {
+        Some((Ino(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?)), key.get(17..)?))
+    }
+
+    /// An inode to be reclaimed.
+    pub fn orphan(ino: Ino) -> Key {
+        key(ORPHAN, &[&ino.0.to_be_bytes()])
+    }
+
+    /// When an inode expires. Seconds before the epoch count as 0.
+    pub fn expiry(secs: i64, ino: Ino) -> Key {
+        key(EXPIRY, &[&(secs.max(0) as u64).to_be_bytes(), &ino.0.to_be_bytes()])
+    }
+
+    /// The second and the inode in an expiry's key.
+    pub fn expiry_of(key: &[u8]) -> Option<(i64, Ino)> {
+        let secs = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+        Some((secs as i64, Ino(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?))))
+    }
+
+    /// The inode in the key of a reclaim mark or of an inode.
+    pub fn ino_of(key: &[u8]) -> Option<Ino> {
+        Some(Ino(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
+    }
+
+    /// How many owners a shared frame has.
+    pub fn owners(segment: SegmentId, offset: u32) -> Key {
+        key(b'R', &[&segment.0.to_be_bytes(), &offset.to_be_bytes()])
+    }
+
+    /// `SegmentRecord`.
+    pub fn segment(segment: SegmentId) -> Key {
+        key(SEGMENT, &[&segment.0.to_be_bytes()])
+    }
+
+    /// The segment in the key of a segment record.
+    pub fn segment_of(key: &[u8]) -> Option<SegmentId> {
+        Some(SegmentId(u32::from_be_bytes(key.get(1..5)?.try_into().ok()?)))
+    }
+
+    /// `CounterRecord`.
+    pub fn counters() -> Key {
+        key(b'C', &[])
+    }
+
+    /// The range of all keys that begin as `prefix` does.
+    pub fn under(prefix: &[u8]) -> std::ops::Range<Key> {
+        let mut end = prefix.to_vec();
+        while let Some(last) = end.pop() {
+            if last < u8::MAX {
+                end.push(last + 1);
+                break;
+            }
+        }
+        prefix.to_vec()..end
+    }
+
+    /// The tag and inode that all keys of one kind and one inode begin with.
+    pub fn of_inode(tag: u8, ino: Ino) -> Key {
+        key(tag, &[&ino.0.to_be_bytes()])
+    }
+}
+
+const CONFIG: bincode::config::Configuration = bincode::config::standard();
+
+/// A record as bytes.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    // Fails only for types that the records do not use (sequences of unknown length).
+    bincode::serde::encode_to_vec(record, CONFIG).unwrap_or_default()
+}
+
+/// A record from all of `bytes`; `what` names it in the error.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+        Ok((record, used)) if used == bytes.len() => Ok(record),
+        Ok((_, used)) => Err(Error::Damaged(format!("{what}: {} bytes too many", bytes.len() - used))),
+        Err(error) => Err(Error::Damaged(format!("{what}: {error}"))),
+    }
+}
+
+/// Serialises bytes as bytes, not as a sequence of numbers.
+mod bytes {
+    use serde::{Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        struct Visit;
+        impl de::Visitor<'_> for Visit {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+        from.deserialize_byte_buf(Visit)
+    }
+}

@@ -1,0 +1,29 @@
+//! Larder: a filesystem with a shelf life.
+//!
+//! A store is a directory. It is mounted as a tree of files, each of which is kept compressed, in
+//! pages, in append-only segments; all metadata lies in a journalled catalog beside them.
+//!
+//! The rooms, from the ground up; each knows those above it in this list and none below:
+//!
+//! - [`format`], [`error`], [`clock`], [`io`], [`config`]: records and names, failures, time, files, settings
+//! - [`pages`]: the codec, frames and the segments that they are appended to
+//! - [`catalog`]: journal, in-memory table and index of all metadata
+//! - [`cache`]: pages in memory under one budget
+//! - [`shelf`]: the rules of expiry
+//! - [`volume`]: the tree
+//! - [`mount`]: the kernel's requests, answered from a volume; [`control`]: the daemon's socket
+
+pub mod cache;
+pub mod catalog;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod error;
+pub mod format;
+pub mod io;
+pub mod mount;
+pub mod pages;
+pub mod shelf;
+pub mod volume;
+
+pub use error::{Error, Result};

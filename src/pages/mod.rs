@@ -1,0 +1,69 @@
+//! Pages on disk: the codec, the frames that it makes and the segments that frames are appended to.
+//!
+//! Invariants: new content never overwrites old; a frame is self-describing and verified by its
+//! checksum each time it is read; nothing here knows what a file is.
+
+pub mod codec;
+pub mod frame;
+mod local;
+
+use crate::error::Result;
+use crate::format::{Extent, SegmentId};
+
+pub use local::LocalSegments;
+
+/// The most bytes that a segment holds.
+pub const SEGMENT_SIZE: u32 = 64 << 20;
+
+/// Frames that are expected to die together go to the same segments, so that these die whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// No expiry.
+    #[default]
+    Lasting,
+    /// Expires within an hour.
+    Hour,
+    /// Within a day.
+    Day,
+    /// Within a week.
+    Week,
+    /// Later.
+    Later,
+}
+
+/// A segment as it lies on the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub id: SegmentId,
+    /// Where the next frame would be appended; frames lie below.
+    pub used: u64,
+    /// Bytes that it takes on the disk.
+    pub allocated: u64,
+    /// Whether it is still appended to.
+    pub open: bool,
+}
+
+/// Append-only storage of frames. One implementation keeps them in a local directory; one for
+/// object storage is to come, so nothing here names a path.
+pub trait Segments: Send + Sync {
+    /// Reserves room so that `bytes` more can be appended without the disk being full.
+    /// May wait for the disk. Errors: `NoSpace`.
+    fn reserve(&self, bytes: u64) -> Result<()>;
+    /// Bytes that can be appended without another [`Segments::reserve`].
+    fn reserved(&self) -> u64;
+    /// Appends one or more frames in one piece and tells where they came to lie. Not durable yet.
+    fn append(&self, class: Class, frames: &[u8]) -> Result<Extent>;
+    /// The bytes of an extent.
+    fn read(&self, extent: Extent) -> Result<Vec<u8>>;
+    /// Makes all that was appended before the call durable. Costs nothing when nothing was.
+    fn sync(&self) -> Result<()>;
+    /// Gives an extent's room back. The caller has made durable that nothing refers to it.
+    fn free(&self, extent: Extent) -> Result<()>;
+    /// Removes a segment that nothing refers to. One that is open is closed first.
+    fn remove(&self, id: SegmentId) -> Result<()>;
+    /// Closes a segment for appending, so that it can be compacted.
+    fn close(&self, id: SegmentId) -> Result<()>;
+    /// All segments, by number.
+    fn list(&self) -> Result<Vec<SegmentInfo>>;
+}
