@@ -313,14 +313,13 @@ impl Fs {
                 self.fallocate(*of, *offset as usize, *len as usize, *mode)
             }
             Call::Copy { from, offset_from, to, offset_to, len } => {
-                let overlap = offset_from.abs_diff(*offset_to) < *len;
-                if from == to && overlap {
-                    return Err(EINVAL);
-                }
                 let content = self.node(*from).content().unwrap();
                 let start = (*offset_from as usize).min(content.len());
                 let end = (start + *len as usize).min(content.len());
                 let data = content[start..end].to_vec();
+                if from == to && offset_from.abs_diff(*offset_to) < data.len() as u64 {
+                    return Err(EINVAL);
+                }
                 if !data.is_empty() {
                     self.overwrite(*to, *offset_to, &data, now);
                 }

@@ -32,6 +32,7 @@ fn errno(error: io::Error) -> i32 {
 
 impl RealDir {
     pub fn new(root: tempfile::TempDir) -> RealDir {
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let open = BTreeMap::from([(ROOT, hold(root.path()).unwrap())]);
         RealDir { root, open }
     }
@@ -175,7 +176,7 @@ impl System for RealDir {
         let stat = self.open[&id].metadata().map_err(errno)?;
         Ok(Stat {
             ino: stat.ino(),
-            mode: if id == ROOT { libc::S_IFDIR | 0o755 } else { stat.mode() },
+            mode: stat.mode(),
             nlink: stat.nlink() as u32,
             uid: stat.uid(),
             gid: stat.gid(),
