@@ -307,15 +307,17 @@ impl System for Store {
             }
             Call::Copy { from, offset_from, to, offset_to, len } => {
                 let (from, to) = (self.ino(*from), self.ino(*to));
+                // As the kernel asks, up to the end as it was: a copy within a file moves that. It may
+                // copy less than asked for.
+                let len = (*len).min(self.attr(from)?.size.saturating_sub(*offset_from));
                 let mut copied = 0;
-                // It may copy less than asked for; 0 is the end of the file.
                 loop {
                     let more = self
                         .volume()
                         .copy_range(from, offset_from + copied, to, offset_to + copied, len - copied)
                         .map_err(|error| errno(&error))?;
                     copied += more;
-                    if more == 0 || copied == *len {
+                    if more == 0 || copied == len {
                         return Ok(Reply::Count(copied));
                     }
                 }
