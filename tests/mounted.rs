@@ -86,10 +86,12 @@ fn a_copied_tree_is_the_same_bit_for_bit_after_a_remount() {
     succeeds(Command::new("cp").arg("-a").arg(real_tree()).arg(&copy));
     let before = tree(&copy);
     assert_eq!(before, tree(real_tree()), "as it was copied");
-    let inodes: Vec<u64> = fs::read_dir(&copy).unwrap().map(|e| e.unwrap().metadata().unwrap().ino()).collect();
+    let inodes: Vec<u64> =
+        fs::read_dir(&copy).unwrap().map(|e| e.unwrap().metadata().unwrap().ino()).collect();
     mounted.remount();
     assert_eq!(tree(&copy), before, "after a remount");
-    let again: Vec<u64> = fs::read_dir(&copy).unwrap().map(|e| e.unwrap().metadata().unwrap().ino()).collect();
+    let again: Vec<u64> =
+        fs::read_dir(&copy).unwrap().map(|e| e.unwrap().metadata().unwrap().ino()).collect();
     assert_eq!(again, inodes, "inode numbers and the order of listing");
 }
 
@@ -181,7 +183,10 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
     // The kernel has it all cached now.
     let mut held = File::options().read(true).open(mounted.at("brief")).unwrap();
     for path in ["brief", "dir/below/file", "dir"] {
-        assert!(mounted.at(path).exists() || start.elapsed() > Duration::from_secs(1), "{path} is gone early");
+        assert!(
+            mounted.at(path).exists() || start.elapsed() > Duration::from_secs(1),
+            "{path} is gone early"
+        );
     }
     for path in ["brief", "dir/below/file", "dir"] {
         wait_until(path, Duration::from_secs(10), || !mounted.at(path).exists());
@@ -251,7 +256,10 @@ fn the_codec_is_set_by_attribute_and_what_is_stored_can_be_read_off() {
         mounted.sync();
         let bytes: u64 = attribute(&path, "stored").unwrap().parse().unwrap();
         let ratio: f64 = attribute(&path, "ratio").unwrap().parse().unwrap();
-        assert!((ratio - content.len() as f64 / bytes as f64).abs() < ratio / 20.0, "{codec}: {ratio}, {bytes}");
+        assert!(
+            (ratio - content.len() as f64 / bytes as f64).abs() < ratio / 20.0,
+            "{codec}: {ratio}, {bytes}"
+        );
         stored.insert(codec, bytes);
         let blocks = fs::metadata(&path).unwrap().blocks();
         assert!(blocks * 512 >= bytes && blocks * 512 < bytes + 4096 * 20, "{codec}: {blocks} blocks");
@@ -669,7 +677,8 @@ fn what_was_acknowledged_is_there_after_kill_9_and_the_dead_mount_is_replaced() 
     assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN), "the mount is dead");
     mounted.mount();
     for n in 0..200 {
-        let (there, moved) = (mounted.at(format!("dir/{n}")).exists(), mounted.at(format!("moved{n}")).exists());
+        let (there, moved) =
+            (mounted.at(format!("dir/{n}")).exists(), mounted.at(format!("moved{n}")).exists());
         assert_eq!((there, moved), (n >= 100, n < 50), "{n}");
     }
     assert_eq!(fs::metadata(mounted.at("dir/199")).unwrap().mode() & 0o777, 0o604);

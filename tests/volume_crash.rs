@@ -106,7 +106,11 @@ fn fsynced_content_survives_power_loss() {
         store.volume().fsync(small, false).unwrap();
         store.volume().fsync(big, true).unwrap();
         file(store.volume(), "later", &Fill::Text(0).bytes(300_000));
-        assert_eq!(held(store.crashed(true), "small").as_deref(), Some(&b"a durable note"[..]), "seed {seed}");
+        assert_eq!(
+            held(store.crashed(true), "small").as_deref(),
+            Some(&b"a durable note"[..]),
+            "seed {seed}"
+        );
         assert!(held(store.crashed(true), "big").as_deref() == Some(&large[..]), "seed {seed}");
     }
 }

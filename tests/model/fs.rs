@@ -25,10 +25,15 @@ pub const EOPNOTSUPP: Fail = &[libc::EOPNOTSUPP];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     File(Vec<u8>),
-    Dir { entries: BTreeMap<Vec<u8>, Id>, parent: Id },
+    Dir {
+        entries: BTreeMap<Vec<u8>, Id>,
+        parent: Id,
+    },
     Symlink(Vec<u8>),
     /// Fifo, socket, device.
-    Special { rdev: u32 },
+    Special {
+        rdev: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -503,7 +508,9 @@ impl Fs {
     }
 
     fn fallocate(&mut self, of: Id, offset: usize, len: usize, mode: i32) -> Result<Reply, Fail> {
-        use libc::{FALLOC_FL_KEEP_SIZE as KEEP, FALLOC_FL_PUNCH_HOLE as PUNCH, FALLOC_FL_ZERO_RANGE as ZERO};
+        use libc::{
+            FALLOC_FL_KEEP_SIZE as KEEP, FALLOC_FL_PUNCH_HOLE as PUNCH, FALLOC_FL_ZERO_RANGE as ZERO,
+        };
         if len == 0 {
             return Err(EINVAL);
         }

@@ -101,10 +101,12 @@ impl History {
     /// Takes down what a step has made of the model.
     pub fn note(&mut self, fs: &Fs, step: &Step) {
         let source = match step {
-            Step::Call(Call::Rename { dir, name, how: How::Replace, .. }, _) => match &self.before[dir].body {
-                Body::Dir { entries, .. } => entries.get(name).copied(),
-                _ => None,
-            },
+            Step::Call(Call::Rename { dir, name, how: How::Replace, .. }, _) => {
+                match &self.before[dir].body {
+                    Body::Dir { entries, .. } => entries.get(name).copied(),
+                    _ => None,
+                }
+            }
             _ => None,
         };
         self.moments.push(moment(fs));
@@ -166,7 +168,8 @@ impl History {
 
     fn content(&self, id: Id, at: usize, found: &[u8]) -> Result<(), String> {
         let replaced = self.replaced.iter().filter(|(of, since)| *of == id && *since <= at);
-        let since = replaced.map(|(_, since)| *since).chain(self.settled.get(&id).copied()).max().unwrap_or(0);
+        let since =
+            replaced.map(|(_, since)| *since).chain(self.settled.get(&id).copied()).max().unwrap_or(0);
         let versions = &self.versions[&id];
         let first = versions.iter().rposition(|(from, _)| *from <= since).unwrap_or(0);
         let allowed: Vec<&[u8]> = versions[first..].iter().map(|(_, content)| &content[..]).collect();
@@ -175,11 +178,12 @@ impl History {
             let sizes: Vec<usize> = allowed.iter().map(|content| content.len()).collect();
             return Err(format!("{} bytes; since moment {since} it had {sizes:?}", found.len()));
         }
-        let stood = |at: usize, byte: u8| {
-            allowed.iter().any(|content| content.get(at).copied().unwrap_or(0) == byte)
-        };
+        let stood =
+            |at: usize, byte: u8| allowed.iter().any(|content| content.get(at).copied().unwrap_or(0) == byte);
         match (0..found.len()).find(|at| !stood(*at, found[*at])) {
-            Some(at) => Err(format!("byte {at} is {:#04x}, which it never was since moment {since}", found[at])),
+            Some(at) => {
+                Err(format!("byte {at} is {:#04x}, which it never was since moment {since}", found[at]))
+            }
             None => Ok(()),
         }
     }

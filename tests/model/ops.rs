@@ -12,28 +12,111 @@ const PAGE: u64 = 128 << 10;
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Mknod { dir: u8, name: Name, kind: u8 },
-    Mkdir { dir: u8, name: Name },
-    Symlink { dir: u8, name: Name, len: u16 },
-    Link { of: u8, dir: u8, name: Name },
-    Unlink { dir: u8, name: Name, hold: bool },
-    Rmdir { dir: u8, name: Name, hold: bool },
-    Rename { dir: u8, name: Name, new_dir: u8, new_name: Name, how: How, hold: bool },
-    Chmod { of: u8, mode: u32 },
-    Chown { of: u8, uid: u32, gid: u32 },
-    Mtime { of: u8, nanos: i64 },
-    Truncate { of: u8, size: u64 },
-    Write { of: u8, offset: u64, len: u32, fill: Fill },
-    Append { of: u8, len: u32, fill: Fill },
-    Read { of: u8, offset: u64, len: u32 },
-    Fallocate { of: u8, offset: u64, len: u64, mode: i32 },
-    Copy { from: u8, offset_from: u64, to: u8, offset_to: u64, len: u64 },
-    SetXattr { of: u8, name: u8, len: u16, flags: i32 },
-    RemoveXattr { of: u8, name: u8 },
-    Lookup { dir: u8, name: Name },
+    Mknod {
+        dir: u8,
+        name: Name,
+        kind: u8,
+    },
+    Mkdir {
+        dir: u8,
+        name: Name,
+    },
+    Symlink {
+        dir: u8,
+        name: Name,
+        len: u16,
+    },
+    Link {
+        of: u8,
+        dir: u8,
+        name: Name,
+    },
+    Unlink {
+        dir: u8,
+        name: Name,
+        hold: bool,
+    },
+    Rmdir {
+        dir: u8,
+        name: Name,
+        hold: bool,
+    },
+    Rename {
+        dir: u8,
+        name: Name,
+        new_dir: u8,
+        new_name: Name,
+        how: How,
+        hold: bool,
+    },
+    Chmod {
+        of: u8,
+        mode: u32,
+    },
+    Chown {
+        of: u8,
+        uid: u32,
+        gid: u32,
+    },
+    Mtime {
+        of: u8,
+        nanos: i64,
+    },
+    Truncate {
+        of: u8,
+        size: u64,
+    },
+    Write {
+        of: u8,
+        offset: u64,
+        len: u32,
+        fill: Fill,
+    },
+    Append {
+        of: u8,
+        len: u32,
+        fill: Fill,
+    },
+    Read {
+        of: u8,
+        offset: u64,
+        len: u32,
+    },
+    Fallocate {
+        of: u8,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    },
+    Copy {
+        from: u8,
+        offset_from: u64,
+        to: u8,
+        offset_to: u64,
+        len: u64,
+    },
+    SetXattr {
+        of: u8,
+        name: u8,
+        len: u16,
+        flags: i32,
+    },
+    RemoveXattr {
+        of: u8,
+        name: u8,
+    },
+    Lookup {
+        dir: u8,
+        name: Name,
+    },
     /// Lets an unlinked inode go.
-    Release { which: u8 },
-    Fsync { of: u8, data_only: bool },
+    Release {
+        which: u8,
+    },
+    Fsync {
+        of: u8,
+        data_only: bool,
+    },
     Sync,
     Remount,
 }

@@ -207,8 +207,7 @@ impl Store {
     /// Unlinked inodes are given back, and the figures are those of the tree.
     pub fn reclaimed(&self, fs: &Fs) -> Check {
         let inodes = fs.nodes().len() as u64;
-        let content: u64 =
-            fs.nodes().values().filter_map(|node| Some(node.content()?.len() as u64)).sum();
+        let content: u64 = fs.nodes().values().filter_map(|node| Some(node.content()?.len() as u64)).sum();
         self.run(|volume| Ok(volume.sync()?)).or_else(|errno| fail(format!("errno {errno} for sync")))?;
         // Reclaiming runs in the background and tells nobody.
         let until = Instant::now() + Duration::from_secs(20);

@@ -34,9 +34,8 @@ pub fn getxattr(path: &Path, attribute: &[u8]) -> Result<Vec<u8>> {
     let (path, attribute) = (c(path), name(attribute));
     let mut value = vec![0; 65536];
     // SAFETY: both strings end in NUL; at most the vector's length is written.
-    let len = unsafe {
-        libc::getxattr(path.as_ptr(), attribute.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    };
+    let len =
+        unsafe { libc::getxattr(path.as_ptr(), attribute.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     value.truncate(checked(len as i64)? as usize);
     Ok(value)
 }

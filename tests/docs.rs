@@ -1,0 +1,53 @@
+//! The documents against the sources.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The functions that follow `#[test]`, each as `fn name()` has it.
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut names = BTreeSet::new();
+    for path in sources(&root.join("src")).into_iter().chain(sources(&root.join("tests"))) {
+        let text = std::fs::read_to_string(path).unwrap();
+        for part in text.split("#[test]").skip(1) {
+            let name = part.split_once("fn ").and_then(|(_, rest)| rest.split_once('('));
+            names.extend(name.map(|(name, _)| name.to_owned()));
+        }
+    }
+    names
+}
+
+#[test]
+fn every_promise_of_semantics_md_names_tests_that_exist() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/semantics.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let tests = tests();
+    let mut promises = 0;
+    // A promise is an item of a list; the tests stand behind it, each in backticks behind "Test:".
+    for item in text.split("\n- ").skip(1) {
+        let item = item.split("\n\n").next().unwrap();
+        let (promise, named) = item.split_once("Test: ").unwrap_or_else(|| panic!("no test: {item}"));
+        assert!(!promise.trim().is_empty());
+        let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test: {item}");
+        for name in named {
+            assert!(tests.contains(name), "there is no test {name}, which stands behind: {promise}");
+        }
+        promises += 1;
+    }
+    assert!(promises > 20, "{promises} promises were found");
+}
