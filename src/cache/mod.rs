@@ -219,6 +219,21 @@ impl Cache {
         todo!()
     }
 
+    /// What [`Cache::finish_flush`] would say now; changes nothing.
+    pub fn outcome(&self, flush: &Flush) -> Flushed {
+        todo!()
+    }
+
+    /// Whether pages of the file are in flush.
+    pub fn in_flush(&self, ino: Ino) -> bool {
+        todo!()
+    }
+
+    /// Bytes of dirty pages. Cheap.
+    pub fn dirty_bytes(&self) -> u64 {
+        todo!()
+    }
+
     /// Figures.
     pub fn stats(&self) -> CacheStats {
         todo!()

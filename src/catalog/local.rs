@@ -34,11 +34,6 @@ impl LocalCatalog {
     pub fn open(options: OpenOptions<'_>) -> Result<LocalCatalog> {
         todo!()
     }
-
-    /// Checkpoints, stops the background thread and closes the files. Everything is durable then.
-    pub fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
-        todo!()
-    }
 }
 
 #[expect(unused_variables, clippy::todo, reason = "to be written")]
@@ -68,6 +63,9 @@ impl Engine for LocalCatalog {
         todo!()
     }
     fn checkpoint(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
+        todo!()
+    }
+    fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
         todo!()
     }
     fn stats(&self) -> CatalogStats {
