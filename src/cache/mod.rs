@@ -278,8 +278,8 @@ impl Cache {
         self.due.notify_all();
     }
 
-    /// Ends a flush whose frame has been stored and is about to be journalled. The page is clean
-    /// unless it was written since.
+    /// Ends a flush whose frame has been stored and journalled. The page is clean unless it was
+    /// written since.
     pub fn finish_flush(&self, flush: &Flush) -> Flushed {
         let mut state = self.state.lock();
         let flushed = state.finish_flush(flush);
@@ -334,17 +334,12 @@ impl Cache {
 
     /// What [`Cache::finish_flush`] would say now; changes nothing.
     pub fn outcome(&self, flush: &Flush) -> Flushed {
-        todo!()
+        self.state.lock().outcome(flush)
     }
 
-    /// Whether pages of the file are in flush.
-    pub fn in_flush(&self, ino: Ino) -> bool {
-        todo!()
-    }
-
-    /// Bytes of dirty pages. Cheap.
+    /// Bytes reserved for dirty pages.
     pub fn dirty_bytes(&self) -> u64 {
-        todo!()
+        self.state.lock().dirty as u64
     }
 
     /// Figures.

@@ -500,6 +500,16 @@ impl State {
         Some((flight, page))
     }
 
+    pub fn outcome(&self, flush: &Flush) -> Flushed {
+        let page = self.files.get(&flush.id.ino).and_then(|file| file.dirty.get(&flush.id.no));
+        match page.and_then(|page| Some((page, page.flight.as_ref()?))) {
+            Some((page, flight)) if flight.ticket == flush.ticket => {
+                Flushed::Stored { patches: page.patches.start..flight.patches }
+            }
+            _ => Flushed::Gone,
+        }
+    }
+
     pub fn finish_flush(&mut self, flush: &Flush) -> Flushed {
         let Some((flight, page)) = self.end_flush(flush) else { return Flushed::Gone };
         let patches = page.patches.start..flight.patches;

@@ -241,9 +241,6 @@ impl Volume {
         }
         let within = (size % rec.page_size()) as usize;
         if within > 0 {
-            if self.cache.in_flush(ino) {
-                return Err(Pause::Wait(Need::Flushed(ino)));
-            }
             let no = PageNo((size >> rec.page_shift) as u32);
             self.cache
                 .cut(PageId { ino, no }, within, base(&rec, recorded_size, no))
@@ -299,9 +296,6 @@ impl Volume {
         let size = inode.rec.size;
         if !inode.dirty {
             return Ok(None);
-        }
-        if self.cache.in_flush(ino) {
-            return Err(Pause::Wait(Need::Flushed(ino)));
         }
         self.journal_patches(draft, ino)?;
         Ok(Some(size))

@@ -146,7 +146,6 @@ impl Volume {
         if let Some(error) = damage {
             return Err(error);
         }
-        let mut files = Vec::new();
         for ((ino, no), mut list) in patches {
             // Patches of an inode that is gone went with its batch; one here belongs to a file.
             let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift))?;
@@ -156,14 +155,13 @@ impl Volume {
             for (_, patch) in list {
                 apply_patch(&mut content, patch, size);
             }
-            self.cache.insert_patched(PageId { ino, no }, content, next);
+            if !self.cache.insert_patched(PageId { ino, no }, content, next) {
+                return Err(Error::Config("cache-size-limit is too small to recover the store".into()));
+            }
             self.run(|volume| {
                 volume.tree.lock().file(ino)?.dirty = true;
                 Ok(())
             })?;
-            if files.last() != Some(&ino) {
-                files.push(ino);
-            }
             // The journal held no more than fits; a page each time keeps memory small all the same.
             self.flush_file(ino)?;
         }

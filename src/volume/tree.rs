@@ -134,11 +134,6 @@ impl Inode {
     pub fn is_dir(&self) -> bool {
         self.rec.kind() == Kind::Directory
     }
-
-    /// The record as the catalog shall hold it.
-    pub fn recorded(&self) -> Vec<u8> {
-        encode(&InodeRecord { size: self.recorded_size, ..self.rec.clone() })
-    }
 }
 
 /// The tree in memory, and the figures that change with it.

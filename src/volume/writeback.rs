@@ -222,9 +222,6 @@ impl Volume {
                 return Ok(true);
             }
             let rec = inode.rec.clone();
-            if volume.cache.in_flush(ino) {
-                return Ok(false);
-            }
             let mut draft = Draft::default();
             match volume.patch_file(&mut tree, &mut draft, ino) {
                 Ok(Some(size)) => draft.inode_sized(ino, rec, Recorded::Size(size)),
