@@ -58,7 +58,7 @@ fn waits(ino: Ino, no: PageNo) -> impl Fn(cache::Need) -> Pause {
 
 impl Volume {
     /// Appends up to `size` bytes from `offset` to `out`; fewer only at the end of the file.
-    /// Returns [`Need::Blocking`] when a page is not in memory: then call [`Volume::read_blocking`].
+    /// When a page is not in memory, [`Volume::read_blocking`] gets on faster than loading them one by one.
     pub fn read(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Step<()> {
         let (shift, len, empty, version) = {
             let mut tree = self.tree.lock();
@@ -75,7 +75,7 @@ impl Volume {
                 None if hole() => append(out, &[], within, count),
                 None => {
                     out.truncate(start);
-                    return Err(Pause::Wait(Need::Blocking));
+                    return Err(Pause::Wait(Need::Page(ino, no)));
                 }
             }
         }
@@ -265,7 +265,9 @@ impl Volume {
         now: Time,
     ) -> Step<()> {
         let mut rec = tree.file(ino)?.rec.clone();
-        let Some((from, _)) = found.first().copied() else { return Err(Pause::Wait(Need::Blocking)) };
+        let Some((from, _)) = found.first().copied() else {
+            return Err(Pause::Wait(Need::Extents(ino, PageNo(0))));
+        };
         let mut draft = Draft::default();
         self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
         rec.size = u64::from(from.0) << rec.page_shift;

@@ -32,8 +32,6 @@ impl Volume {
             Need::Catalog => self.engine.wait_for_room(),
             Need::Flushed(ino) => self.flush_file(ino),
             Need::Sweep => self.sweep(),
-            // The caller has no blocking form to go on with: nothing to wait for.
-            Need::Blocking => Ok(()),
         }
     }
 

@@ -45,8 +45,6 @@ pub enum Need {
     Catalog,
     /// A file's dirty pages on their way to the disk.
     Flushed(Ino),
-    /// A thread that may wait: call the blocking form of the operation.
-    Blocking,
 }
 
 /// Who asks.
