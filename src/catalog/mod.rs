@@ -11,10 +11,14 @@
 //! crash; batches survive in the order in which they were applied, without gaps; what
 //! [`Engine::sync`] confirmed survives power loss.
 
+mod checkpoint;
+mod commit;
 mod index;
 mod journal;
 mod local;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
