@@ -50,9 +50,10 @@ impl Changes {
         }
         self.ranges.splice(from..to, [new]);
         if self.ranges.len() > MOST_RANGES
-            && let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last())
+            && let Some(end) = self.ranges.last().map(|last| last.end)
         {
-            self.ranges = vec![first.start..last.end];
+            self.ranges.truncate(1);
+            self.ranges.iter_mut().for_each(|first| first.end = end);
         }
     }
 
