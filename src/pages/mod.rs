@@ -6,6 +6,8 @@
 pub mod codec;
 pub mod frame;
 mod local;
+#[cfg(test)]
+mod samples;
 
 use crate::error::Result;
 use crate::format::{Extent, SegmentId};
