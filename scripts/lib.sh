@@ -4,6 +4,7 @@
 
 export LC_ALL=C
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034 # the sourcing scripts use it
 target=${CARGO_TARGET_DIR:-$repo/target}
 
 say() { printf '%s\n' "$*" >&2; }
@@ -37,6 +38,8 @@ need_crate() {
     # Not into the project's target directory, which CI may throw away or share.
     env -u CARGO_TARGET_DIR cargo install --quiet --locked "$1" --version "$2"
 }
+
+can_mount() { ((EUID == 0)) && [[ -c /dev/fuse ]]; }
 
 need_root() {
     ((EUID == 0)) || die "needs root: it makes loop devices and mounts"
