@@ -28,7 +28,7 @@ mod tests;
 
 use content::{BLOCK, Content};
 
-use super::{File, Io, Room};
+use super::{File, Io, Lock, Room};
 
 const CAPACITY: u64 = 1 << 40;
 const LOG_LENGTH: usize = 10_000;
@@ -508,6 +508,15 @@ impl Io for FaultyDisk {
         let state = self.state();
         let available = state.capacity.saturating_sub(state.used());
         Ok(Room { total: state.capacity, available, files: u64::from(u32::MAX) })
+    }
+
+    /// Always free: after a crash, the one that had it is gone.
+    fn lock(&self, _path: &Path) -> Result<Option<Lock>> {
+        Ok(Some(Box::new(())))
+    }
+
+    fn new_id(&self) -> u64 {
+        next_random(&mut self.state().seed)
     }
 }
 

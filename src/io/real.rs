@@ -1,15 +1,16 @@
 //! The real disk: the operating system's files, and nothing between.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, PosixFadviseAdvice, fallocate, posix_fadvise};
 
-use super::{File, Io, Room};
+use super::{File, Io, Lock, Room};
 
 /// The real disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +52,20 @@ impl Io for RealDisk {
             available: stat.blocks_available().saturating_mul(unit),
             files,
         })
+    }
+
+    fn lock(&self, path: &Path) -> Result<Option<Lock>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Box::new(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
+    fn new_id(&self) -> u64 {
+        // The standard library seeds its hashers from the system's randomness.
+        RandomState::new().hash_one(std::process::id())
     }
 }
 

@@ -62,6 +62,12 @@ impl Io for TestDisk {
         let available = if self.0.full.load(SeqCst) { 0 } else { 1 << 40 };
         Ok(Room { total: 1 << 40, available, files: 1 << 20 })
     }
+    fn lock(&self, _path: &Path) -> Result<Option<crate::io::Lock>> {
+        Ok(Some(Box::new(())))
+    }
+    fn new_id(&self) -> u64 {
+        1
+    }
 }
 
 impl File for TestFile {
