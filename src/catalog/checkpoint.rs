@@ -89,11 +89,10 @@ impl Inner {
         self.work_to_do.notify_one();
     }
 
-    /// Whether the table takes more batches: always while it is below its limit, and above it only
-    /// until the checkpoint that is due has begun.
+    /// Whether the table takes more batches. The table and the one that is being checkpointed have room
+    /// for one limit each; a checkpoint is asked for at the first.
     pub fn has_room(&self) -> bool {
-        let (active, frozen) = (self.active_bytes.load(Relaxed), self.frozen_bytes.load(Relaxed));
-        active < self.table_limit || (frozen == 0 && active < 2 * self.table_limit)
+        self.active_bytes.load(Relaxed) + self.frozen_bytes.load(Relaxed) < 2 * self.table_limit
     }
 
     /// Waits until there is room. `NoSpace` or another error when the checkpoint that would make it failed.
@@ -147,8 +146,9 @@ impl Inner {
         let bytes = view.table.bytes();
         let layers = view.table.freeze();
         view.frozen = Some(layers.clone());
-        self.frozen_bytes.store(bytes, Relaxed);
+        // In this order: nobody may find both full for a moment and wait.
         self.active_bytes.store(0, Relaxed);
+        self.frozen_bytes.store(bytes, Relaxed);
         maintenance.pending =
             Some(Pending { layers, bytes, reach: Reach { seq, file }, batch: writer.last_batch, files });
         Ok(true)
@@ -181,7 +181,11 @@ impl Inner {
         // Taken, so that nobody sleeps through it between asking and waiting.
         drop(self.work.lock());
         self.room.notify_all();
-        self.recycle(maintenance)
+        if let Err(error) = self.recycle(maintenance) {
+            // The checkpoint itself is done. What is left over is taken up at the next opening.
+            log::warn!("recycling the journal's files: {error}");
+        }
+        Ok(())
     }
 
     /// Makes sure that at least `least` files are ready.

@@ -10,6 +10,9 @@
 //!   number is never taken for a record.
 //! - A number is given to a file once. Records of a number come only from one run of the writer:
 //!   recovery never appends behind a cut, it goes on in a file with a new number.
+//!
+//! Of the medium it assumes that a sector that is written again over a power loss holds its old or its
+//! new bytes: an append rewrites the sector that the record before it ends in.
 
 mod file;
 mod record;

@@ -1,6 +1,6 @@
 //! Sync, and what happens when the disk fails.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::error::Error;
@@ -198,6 +198,22 @@ fn what_batches_refer_to_is_durable_before_the_index_has_them() {
     catalog.checkpoint(&before).unwrap();
     assert!(called.load(SeqCst));
     assert_eq!(catalog.stats().checkpoints, 1);
+}
+
+#[test]
+fn a_checkpoint_in_the_background_makes_content_durable_first() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    for n in 1..10_000 {
+        if !catalog.has_room() {
+            catalog.wait_for_room().unwrap();
+            break;
+        }
+        catalog.apply(numbered(n)).unwrap();
+    }
+    let checkpoints = catalog.stats().checkpoints;
+    assert!(checkpoints > 0);
+    assert!(bench.before.load(SeqCst) >= checkpoints);
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn the_table_stays_within_twice_its_limit_when_writers_ask_for_room() {
             catalog.wait_for_room().unwrap();
         }
         catalog.apply(numbered(n)).unwrap();
-        assert!(catalog.stats().table_bytes as usize <= 3 * limit + 1000, "{:?}", catalog.stats());
+        assert!(catalog.stats().table_bytes as usize <= 2 * limit + 1000, "{:?}", catalog.stats());
     }
     assert!(catalog.stats().checkpoints > 0);
     assert_eq!(count(&catalog), 20_000);

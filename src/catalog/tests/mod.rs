@@ -9,6 +9,7 @@ mod recovery;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::{Batch, Engine, LocalCatalog, OpenOptions, Value};
 use crate::error::Result;
@@ -22,11 +23,17 @@ const MEMORY: usize = 512 << 10;
 struct Bench {
     dir: tempfile::TempDir,
     disk: TestDisk,
+    /// How often content was made durable ahead of a checkpoint of the catalog's own.
+    before: Arc<AtomicU64>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        Bench { dir: tempfile::tempdir().unwrap(), disk: TestDisk::default() }
+        Bench::at(tempfile::tempdir().unwrap())
+    }
+
+    fn at(dir: tempfile::TempDir) -> Bench {
+        Bench { dir, disk: TestDisk::default(), before: Arc::default() }
     }
 
     fn try_open_with(&self, memory: usize, verify: &mut dyn FnMut(&Batch) -> bool) -> Result<LocalCatalog> {
@@ -35,7 +42,13 @@ impl Bench {
             dir: self.dir.path().to_path_buf(),
             memory,
             verify,
-            before_checkpoint: Box::new(|| Ok(())),
+            before_checkpoint: Box::new({
+                let before = self.before.clone();
+                move || {
+                    before.fetch_add(1, SeqCst);
+                    Ok(())
+                }
+            }),
         })
     }
 

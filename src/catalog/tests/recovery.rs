@@ -1,7 +1,5 @@
 //! What a crash leaves, and what is damage.
 
-use std::sync::atomic::Ordering::SeqCst;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -133,6 +131,16 @@ fn a_batch_whose_content_is_not_there_ends_the_replay() {
     assert_eq!(asked, [b"n000003".to_vec(), b"n000004".to_vec()], "what a mark vouches for is not asked for");
     drop(catalog);
     assert_eq!(count(&bench.open()), 3, "what was refused does not come back");
+}
+
+#[test]
+fn content_of_batches_that_no_mark_vouches_for_is_made_durable_before_the_index_has_them() {
+    for (synced, expected) in [(5, 0), (4, 1)] {
+        let bench = killed(synced);
+        let before = bench.before.load(SeqCst);
+        drop(bench.open());
+        assert_eq!(bench.before.load(SeqCst) - before, expected, "synced up to {synced}");
+    }
 }
 
 #[test]
