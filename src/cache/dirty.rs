@@ -95,8 +95,4 @@ impl Queues {
     pub fn remove(&mut self, page: &Dirty) {
         if page.full { &mut self.full } else { &mut self.partial }.remove(&page.turn);
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.full.is_empty() && self.partial.is_empty()
-    }
 }

@@ -15,8 +15,9 @@
 //! these three calls and the catalog batch that carries out what it said there must be no other of
 //! them for the same file. The file's lock does that.
 //!
-//! One mutex guards it all: with two threads that do nothing but `get` it is the bottleneck, at
-//! several million pages a second; anything finer would cost the single thread more than it gives.
+//! One mutex guards it all. Measured on two busy cores, release build: `get` 40 ns alone and 104 ns with two threads
+//! that do nothing else; a write of 4 KiB 0.5 µs, nearly all of it the copy to memory that is in no processor
+//! cache. Shards would have little to win.
 
 mod changes;
 mod dirty;
@@ -292,6 +293,9 @@ impl Cache {
         let mut state = self.state.lock();
         state.fail_flush(flush);
         self.notify_flushed(&state);
+        if state.due_waiters > 0 {
+            self.due.notify_one();
+        }
     }
 
     fn notify_flushed(&self, state: &State) {
@@ -301,8 +305,8 @@ impl Cache {
         if state.flushed_waiters > 0 {
             self.flushed.notify_all();
         }
-        // A page that was written meanwhile, or whose flush failed, may be due again.
-        if state.due_waiters > 0 && !state.queues.is_empty() {
+        // A page that was written meanwhile may be due again.
+        if state.due_waiters > 0 && state.due_now() {
             self.due.notify_one();
         }
     }

@@ -474,9 +474,14 @@ impl State {
         due.into_iter().filter_map(|id| self.begin_flush(id)).collect()
     }
 
+    /// Whether something is due, whatever its age.
+    pub fn due_now(&self) -> bool {
+        !self.queues.full.is_empty() || (self.pressed() && !self.queues.partial.is_empty())
+    }
+
     /// When something is due, or would be at the earliest if nothing else is written.
     pub fn next_due(&self, age: Duration, now: Instant) -> Instant {
-        if !self.queues.full.is_empty() || (self.pressed() && !self.queues.partial.is_empty()) {
+        if self.due_now() {
             return now;
         }
         let oldest = self.queues.partial.values().next();
