@@ -12,12 +12,21 @@ use crate::volume::{Attr, Entry, Rename, SetTime};
 /// told to it by notification. Ten years: what the kernel makes of it fits its jiffies.
 pub(super) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// How long attributes that settle may be relied on.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// Inode numbers are never reused while a store lives, so one generation does.
 pub(super) const GENERATION: Generation = Generation(0);
 
 /// How long the kernel may rely on an entry.
 pub(super) fn ttl(entry: &Entry) -> Duration {
     entry.valid.unwrap_or(FOREVER).min(FOREVER)
+}
+
+/// How long the kernel may rely on an entry's attributes. Those that settle are asked for again: the size
+/// on disk of a file is known once its pages are flushed, a second after the last write.
+pub(super) fn attr_ttl(entry: &Entry) -> Duration {
+    if entry.settling { ttl(entry).min(SETTLING) } else { ttl(entry) }
 }
 
 pub(super) fn file_type(kind: Kind) -> FileType {

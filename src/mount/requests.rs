@@ -7,15 +7,15 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use super::adapter::{Adapter, guarded};
-use super::convert::{self, FOREVER, GENERATION, attributes, ttl};
+use super::convert::{self, FOREVER, GENERATION, attr_ttl, attributes, ttl};
 use super::counters::Request;
 use super::errno;
 use crate::error::Error;
@@ -56,7 +56,6 @@ thread_local! {
     static CONTENT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-
 /// The block size of statfs(2), bytes.
 const BLOCK: u64 = 4096;
 
@@ -69,11 +68,11 @@ fn caller(request: &fuser::Request, umask: u32) -> Caller {
 }
 
 fn send_entry(reply: ReplyEntry, entry: Entry) {
-    reply.entry(&ttl(&entry), &attributes(&entry.attr), GENERATION);
+    reply.entry_with_ttls(&attr_ttl(&entry), &ttl(&entry), &attributes(&entry.attr), GENERATION);
 }
 
 fn send_attr(reply: ReplyAttr, entry: Entry) {
-    reply.attr(&ttl(&entry), &attributes(&entry.attr));
+    reply.attr(&attr_ttl(&entry), &attributes(&entry.attr));
 }
 
 fn send_done(reply: ReplyEmpty, (): ()) {
@@ -368,7 +367,7 @@ impl Filesystem for Adapter {
             let name_max = crate::format::NAME_MAX as u32;
             reply.statfs(total, free, free, files, s.files_free, BLOCK as u32, name_max, BLOCK as u32);
         };
-        self.answer(Request::StatFs, [], reply, done, |volume, []| Ok(volume.statfs()));
+        self.answer(Request::StatFs, [], reply, done, |volume, []| Ok(volume.statfs()?));
     }
 
     fn setxattr(
