@@ -96,6 +96,7 @@ impl Volume {
             let content = self.load_page(ino, no, access)?;
             append(out, &content, within, count);
         }
+        self.note_read(ino, offset, offset + len);
         Ok(())
     }
 

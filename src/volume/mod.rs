@@ -24,6 +24,7 @@ mod janitor;
 mod load;
 mod names;
 mod open;
+mod readahead;
 mod refs;
 mod share;
 mod tree;
@@ -48,11 +49,15 @@ use crate::format::{Ino, Links, NAME_MAX, ROOT, SegmentId};
 use crate::io::{Io, Lock};
 use crate::pages::Segments;
 
+use readahead::Readahead;
 use tree::Tree;
 pub use types::*;
 
 /// Room that is reserved ahead on the disk, so that not every write has to ask for it.
 const DISK_AHEAD: u64 = 32 << 20;
+
+/// How often a thread that waits for work looks whether the store is being closed.
+const IDLE: Duration = Duration::from_millis(250);
 
 /// Hears of changes that a cache above the volume has not seen.
 type Listener = Arc<dyn Fn(Event) + Send + Sync>;
@@ -73,6 +78,7 @@ pub struct Volume {
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
     frames: AtomicU64,
+    readahead: Readahead,
     house: House,
     read_only: ReadOnly,
     listener: Mutex<Option<Listener>>,

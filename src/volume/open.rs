@@ -72,6 +72,7 @@ impl Volume {
             storing: Default::default(),
             uncompactable: Default::default(),
             frames: frames.into(),
+            readahead: Default::default(),
             house: Default::default(),
             read_only: Default::default(),
             listener: Default::default(),
@@ -182,6 +183,7 @@ impl Volume {
         for _ in 0..WRITE_BACK_THREADS {
             spawn("write-back", Volume::write_back)?;
         }
+        spawn("readahead", Volume::read_ahead)?;
         spawn("janitor", Volume::keep_house)?;
         spawn("committer", Volume::commit_regularly)
     }

@@ -43,6 +43,8 @@ pub(super) struct Inode {
     pub extents: Option<Box<Extents>>,
     /// Changes with each change of what the page records say.
     pub version: u64,
+    /// Where a sequential reader would go on.
+    pub next_read: u64,
     weight: usize,
 }
 
@@ -119,6 +121,7 @@ impl Inode {
             entries: None,
             extents: None,
             version,
+            next_read: 0,
             weight: 0,
         }
     }

@@ -38,7 +38,7 @@ impl Volume {
     /// The life of a write-back thread.
     pub(super) fn write_back(&self) {
         while !self.stopping() {
-            self.cache.wait_due(FLUSH_AGE, Duration::from_millis(250));
+            self.cache.wait_due(FLUSH_AGE, super::IDLE);
             loop {
                 let flushes = self.cache.flush_due(FLUSH_AGE, FLUSH_BYTES);
                 if flushes.is_empty() {
