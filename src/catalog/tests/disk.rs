@@ -22,6 +22,8 @@ pub struct Hooks {
     pub fail_writes: AtomicU64,
     /// A flush reports on the first channel and waits for the second.
     pub gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+    /// Flushes reach the device: for figures. No test here needs it, and waiting for it takes minutes.
+    pub flush_device: AtomicBool,
     /// The disk says that it is full.
     pub full: AtomicBool,
 }
@@ -56,7 +58,7 @@ impl Io for TestDisk {
         std::fs::remove_file(path)
     }
     fn sync_dir(&self, dir: &Path) -> Result<()> {
-        std::fs::OpenOptions::new().read(true).open(dir)?.sync_all()
+        std::fs::OpenOptions::new().read(true).open(dir).map(drop)
     }
     fn room(&self, _path: &Path) -> Result<Room> {
         let available = if self.0.full.load(SeqCst) { 0 } else { 1 << 40 };
@@ -115,7 +117,7 @@ impl File for TestFile {
             }
             self.hooks.syncs.fetch_add(1, SeqCst);
         }
-        self.file.sync_data()
+        if self.hooks.flush_device.load(SeqCst) { self.file.sync_data() } else { Ok(()) }
     }
     fn will_need(&self, _offset: u64, _len: u64) {}
 }
