@@ -161,16 +161,23 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
         Err(why) => return send(stream, &Answer::Error(why)),
     };
     // Taken in before the handler runs: the end may come while it does.
+    let mut place = None;
     if request == Request::Umount {
         match stream.try_clone() {
-            Ok(waiting) => shared.waiting.lock().push(waiting),
+            Ok(waiting) => {
+                place = Some(waiting.as_raw_fd());
+                shared.waiting.lock().push(waiting);
+            }
             Err(error) => return send(stream, &Answer::Error(error.to_string())),
         }
     }
     match (shared.handler)(request) {
         Ok(value) if request != Request::Umount => send(stream, &Answer::Ok(value)),
         Ok(_) => {}
-        Err(error) => send(stream, &Answer::Error(error.to_string())),
+        Err(error) => {
+            shared.waiting.lock().retain(|waiting| Some(waiting.as_raw_fd()) != place);
+            send(stream, &Answer::Error(error.to_string()));
+        }
     }
 }
 
