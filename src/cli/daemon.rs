@@ -95,7 +95,7 @@ fn serve(
 fn handle(request: Request, volume: &Volume, counters: &Counters, point: &Path) -> Result<serde_json::Value> {
     match request {
         Request::Status => {
-            let mut figures = serde_json::to_value(volume.stats())
+            let mut figures = serde_json::to_value(volume.stats()?)
                 .map_err(|error| Error::io("writing the figures")(error.into()))?;
             if let Some(object) = figures.as_object_mut() {
                 object.insert("mountpoint".to_owned(), json!(point.display().to_string()));
