@@ -171,7 +171,7 @@ mod tests {
         assert!(buf.iter().take(4096).all(|b| *b == 0) && buf.iter().skip(4096).all(|b| *b == 7));
         file.sync().unwrap();
         RealDisk.sync_dir(dir.path()).unwrap();
-        assert_eq!(RealDisk.list(dir.path()).unwrap(), [path.clone()]);
+        assert_eq!(RealDisk.list(dir.path()).unwrap(), std::slice::from_ref(&path));
         RealDisk.remove(&path).unwrap();
         assert!(RealDisk.list(dir.path()).unwrap().is_empty());
         assert!(RealDisk.room(dir.path()).unwrap().available > 0);

@@ -4,6 +4,9 @@
 //! does; so they are kept in a pool and used again. The pool holds as many idle sets as a machine of
 //! ordinary size has cores; more are made when more threads compress at once, and dropped afterwards.
 //!
+//! LZ4 is built with its safe encoder and decoder. On 128 KiB of text, one core of a busy machine: safe 384
+//! MB/s in and 2960 out, unchecked 424 and 3720: 9 microseconds a page, too little to trust bytes from a disk.
+//!
 //! Invariants: what is decompressed never takes more memory than the caller said that it may; bytes from
 //! the disk lead to an error, never to a panic.
 

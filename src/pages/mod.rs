@@ -12,7 +12,7 @@ mod samples;
 use crate::error::Result;
 use crate::format::{Extent, SegmentId};
 
-pub use local::LocalSegments;
+pub use local::{BATCH_MAX, LocalSegments};
 
 /// The most bytes that a segment holds.
 pub const SEGMENT_SIZE: u32 = 64 << 20;
