@@ -110,9 +110,8 @@ impl Settings {
     }
 
     fn apply_file(&mut self, file: &Path, text: &str) -> Result<()> {
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
+        let table: toml::Table =
+            text.parse().map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
         for (name, value) in &table {
             let place = format!("{}: {name}", file.display());
             let value = match value {
@@ -146,7 +145,9 @@ impl Settings {
             "storage-size-limit" => {
                 self.storage_size_limit = match value {
                     "none" => None,
-                    size => Some(at_least(parse_size(size).map_err(bad)?, MIN_STORAGE, "64MiB").map_err(bad)?),
+                    size => {
+                        Some(at_least(parse_size(size).map_err(bad)?, MIN_STORAGE, "64MiB").map_err(bad)?)
+                    }
                 };
             }
             "storage-compression" => {
@@ -185,7 +186,10 @@ impl Settings {
                 self.commit_interval = interval;
             }
             _ => {
-                return Err(Error::Config(format!("{place}: no such setting; there are {}", NAMES.join(", "))));
+                return Err(Error::Config(format!(
+                    "{place}: no such setting; there are {}",
+                    NAMES.join(", ")
+                )));
             }
         }
         Ok(())

@@ -44,13 +44,16 @@ fn a_file_that_is_no_toml_is_refused_with_its_name() {
 
 #[test]
 fn a_setting_of_a_later_version_is_refused_as_not_yet_available_and_its_default_is_accepted() {
-    for setting in ["storage-encryption = 'aes-256-gcm'", "cache-ttl = '7d'", "cache-eviction-policy = 'lru'"] {
+    for setting in ["storage-encryption = 'aes-256-gcm'", "cache-ttl = '7d'", "cache-eviction-policy = 'lru'"]
+    {
         let text = refusal(setting);
         assert!(text.contains("not yet available in this version"), "{setting}: {text}");
     }
-    load("storage-encryption = 'none'\ncache-ttl = 'never'\ncache-eviction-policy = 'none'", &[], &[]).unwrap();
+    load("storage-encryption = 'none'\ncache-ttl = 'never'\ncache-eviction-policy = 'none'", &[], &[])
+        .unwrap();
     load("cache-ttl = 0", &[], &[]).unwrap();
-    for malformed in ["storage-encryption = 'rot13'", "cache-ttl = 'soon'", "cache-eviction-policy = 'dice'"] {
+    for malformed in ["storage-encryption = 'rot13'", "cache-ttl = 'soon'", "cache-eviction-policy = 'dice'"]
+    {
         assert!(!refusal(malformed).contains("not yet"), "{malformed}");
     }
 }

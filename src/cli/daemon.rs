@@ -59,7 +59,10 @@ pub fn run(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the steps between open and run, apart so that a failure closes")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the steps between open and run, apart so that a failure closes"
+)]
 fn serve(
     volume: &Arc<Volume>,
     store: &Path,

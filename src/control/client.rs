@@ -23,7 +23,9 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
         {
             return Err(Error::NotFound);
         }
-        Err(error) => return Err(Error::io(format!("connecting to {}", store.join(SOCKET).display()))(error)),
+        Err(error) => {
+            return Err(Error::io(format!("connecting to {}", store.join(SOCKET).display()))(error));
+        }
     };
     let failed = |error| Error::io("talking to the daemon")(error);
     let mut line = serde_json::to_vec(&request).map_err(|error| failed(error.into()))?;
@@ -32,7 +34,10 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
     if answer.is_empty() {
-        return Err(Error::store(store, "the daemon ended without an answer; its log is larder.log in the store"));
+        return Err(Error::store(
+            store,
+            "the daemon ended without an answer; its log is larder.log in the store",
+        ));
     }
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(value)) => Ok(value),

@@ -38,7 +38,8 @@ fn requests_are_answered_and_failures_come_with_their_reason() {
 #[test]
 fn malformed_and_oversized_requests_are_answered_with_an_error_and_harm_nobody() {
     let (store, control) = serving();
-    for bad in [&b""[..], b"\n", b"status\n", b"{}\n", b"{\"command\":\"format\"}\n", b"\xff\xfe\n", b"[1,\n"] {
+    for bad in [&b""[..], b"\n", b"status\n", b"{}\n", b"{\"command\":\"format\"}\n", b"\xff\xfe\n", b"[1,\n"]
+    {
         let answer = raw(store.path(), bad);
         assert!(answer.contains("malformed request"), "{bad:?}: {answer}");
     }

@@ -50,8 +50,17 @@ macro_rules! replies {
 }
 
 replies!(
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr,
 );
 
 /// Runs an operation. One that panics fails with `Damaged`, so that its caller gets EIO and the mount

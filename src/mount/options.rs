@@ -10,8 +10,18 @@ use crate::error::{Error, Result};
 
 /// Options that mean something to mount(8), systemd or the boot, and nothing to a filesystem.
 const NOT_OURS: [&str; 12] = [
-    "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "async", "relatime",
-    "norelatime", "owner",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nofail",
+    "_netdev",
+    "async",
+    "relatime",
+    "norelatime",
+    "owner",
 ];
 
 /// How to mount.
@@ -91,10 +101,9 @@ impl Options {
     pub(super) fn config(&self, store: &Path, root: bool) -> fuser::Config {
         let mut options = self.clone();
         if root {
-            for (flag, opposite) in [
-                (MountOption::Dev, MountOption::NoDev),
-                (MountOption::Suid, MountOption::NoSuid),
-            ] {
+            for (flag, opposite) in
+                [(MountOption::Dev, MountOption::NoDev), (MountOption::Suid, MountOption::NoSuid)]
+            {
                 if !options.flags.contains(&opposite) {
                     options.set(flag);
                 }
@@ -133,7 +142,8 @@ mod tests {
     #[test]
     fn what_fstab_says_to_others_is_passed_over_and_settings_are_kept() {
         let options =
-            Options::parse(["defaults,nofail,x-systemd.automount,storage-size-limit=1G,allow_other"]).unwrap();
+            Options::parse(["defaults,nofail,x-systemd.automount,storage-size-limit=1G,allow_other"])
+                .unwrap();
         assert_eq!(options.flags, []);
         assert!(options.allow_other);
         assert_eq!(options.settings, [("storage-size-limit".to_owned(), "1G".to_owned())]);

@@ -39,16 +39,20 @@ pub fn check(store: &Path, point: &Path) -> Result<PathBuf> {
         log::warn!("{}: clearing away the mount of a daemon that died", resolved.display());
         detach(&resolved)?;
     } else if let Some(mount) = table::at(&resolved).map_err(Error::io("reading /proc/self/mountinfo"))? {
-        let why = format!("a filesystem of type {} is mounted here already; use another directory", mount.fstype);
+        let why =
+            format!("a filesystem of type {} is mounted here already; use another directory", mount.fstype);
         return Err(Error::store(point, why));
     }
     let metadata = std::fs::metadata(&resolved).map_err(|error| unusable(point, &error))?;
     if !metadata.is_dir() {
         return Err(Error::store(point, "it is not a directory; a mount point must be one"));
     }
-    let store = std::fs::canonicalize(store).or_else(|_| std::path::absolute(store)).map_err(Error::io("store path"))?;
+    let store = std::fs::canonicalize(store)
+        .or_else(|_| std::path::absolute(store))
+        .map_err(Error::io("store path"))?;
     if store.starts_with(&resolved) {
-        let why = "the store lies inside the mount point, which would hide it; use a directory beside the store";
+        let why =
+            "the store lies inside the mount point, which would hide it; use a directory beside the store";
         return Err(Error::store(point, why));
     }
     if resolved.starts_with(&store) {
@@ -86,7 +90,9 @@ pub fn unmount(point: &Path) -> Result<()> {
 }
 
 fn unmount_with(point: &Path, flags: MntFlags, fusermount: &str) -> Result<()> {
-    let busy = || Error::store(point, "it is in use; close the files and leave the directories on it, then try again");
+    let busy = || {
+        Error::store(point, "it is in use; close the files and leave the directories on it, then try again")
+    };
     match umount2(point, flags) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(busy()),
@@ -125,7 +131,9 @@ impl Session {
                     "; there is no /dev/fuse: as root, modprobe fuse (in a container: --device /dev/fuse)"
                 }
                 std::io::ErrorKind::NotFound => "; install fusermount3 (package fuse3), or mount as root",
-                std::io::ErrorKind::PermissionDenied => "; mount as root, or check the permissions of /dev/fuse",
+                std::io::ErrorKind::PermissionDenied => {
+                    "; mount as root, or check the permissions of /dev/fuse"
+                }
                 _ => "",
             };
             Error::store(point, format!("mounting failed: {error}{remedy}"))
