@@ -1,5 +1,7 @@
 //! The command as a user meets it, without a mount.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use assert_cmd::Command;
 
 fn larder(arguments: &[&str]) -> std::process::Output {
