@@ -1,5 +1,7 @@
 //! Where settings come from, which wins, and what is refused.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::time::Duration;
 

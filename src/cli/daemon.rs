@@ -1,7 +1,7 @@
 //! The process that serves a mount, in the foreground or the background.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -59,7 +59,10 @@ pub fn run(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the steps between open and run, apart so that a failure closes")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the steps between open and run, apart so that a failure closes"
+)]
 fn serve(
     volume: &Arc<Volume>,
     store: &Path,
@@ -122,7 +125,7 @@ fn watched() -> SigSet {
 
 /// Waits for signals. The first that asks for the end unmounts once everything is durable; where the
 /// mount is in use it is taken out of the tree, and ends with its last user. A second one ends at once.
-fn watch(signals: &SigSet, volume: &Volume, counters: &Counters, point: &PathBuf) {
+fn watch(signals: &SigSet, volume: &Volume, counters: &Counters, point: &Path) {
     let mut asked = false;
     loop {
         match signals.wait() {

@@ -88,7 +88,9 @@ impl Mount {
             Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
                 return Err(Error::store(&self.store, "it is not a directory; a store is one"));
             }
-            Err(error) => return Err(Error::io(format!("reading {}", store.join(FILE_NAME).display()))(error)),
+            Err(error) => {
+                return Err(Error::io(format!("reading {}", store.join(FILE_NAME).display()))(error));
+            }
         };
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

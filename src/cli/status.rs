@@ -34,7 +34,9 @@ impl Status {
             let figures = match ask(&store, Request::Status) {
                 Ok(figures) => figures,
                 Err(Error::NotFound) if larder_store(&store) => json!({"mountpoint": null}),
-                Err(Error::NotFound) => return Err(Error::store(&store, "neither a store nor a mount point")),
+                Err(Error::NotFound) => {
+                    return Err(Error::store(&store, "neither a store nor a mount point"));
+                }
                 Err(error) => return Err(error),
             };
             if self.json {
@@ -75,7 +77,8 @@ fn print(store: &str, figures: &Value) {
     let (used, dirty) = (number("cache_used"), number("cache_dirty"));
     println!("cache      {} of {}, {} dirty", human(used), human(number("cache_limit")), human(dirty));
     let (hits, misses) = (number("cache_hits"), number("cache_misses"));
-    let percent = (hits * 100).checked_div(hits + misses).map_or(String::new(), |percent| format!(" ({percent} %)"));
+    let percent =
+        (hits * 100).checked_div(hits + misses).map_or(String::new(), |percent| format!(" ({percent} %)"));
     println!("page reads {} from memory{percent}, {misses} from disk", hits);
     println!("journal    {} batches, {} flushes", number("batches"), number("flushes"));
 }
@@ -89,7 +92,13 @@ fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if value < 1000.0 || unit == "TiB" {
-            let digits = if unit == "B" || value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+            let digits = if unit == "B" || value >= 100.0 {
+                0
+            } else if value >= 10.0 {
+                1
+            } else {
+                2
+            };
             return format!("{value:.digits$} {unit}");
         }
         value /= 1024.0;
@@ -103,9 +112,14 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits_and_a_unit() {
-        for (bytes, text) in
-            [(0, "0 B"), (999, "999 B"), (1000, "0.98 KiB"), (4096, "4.00 KiB"), (64 << 20, "64.0 MiB"), (500 << 30, "500 GiB")]
-        {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (4096, "4.00 KiB"),
+            (64 << 20, "64.0 MiB"),
+            (500 << 30, "500 GiB"),
+        ] {
             assert_eq!(human(bytes), text);
         }
         assert_eq!(ratio(300, 100), "ratio 3.00");

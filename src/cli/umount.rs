@@ -21,7 +21,10 @@ impl Umount {
     pub fn run(self) -> Result<ExitCode> {
         let (store, point) = super::store_of(&self.mountpoint)?;
         let Some(point) = point else {
-            return Err(Error::store(&self.mountpoint, "no Larder store is mounted here; see: larder status"));
+            return Err(Error::store(
+                &self.mountpoint,
+                "no Larder store is mounted here; see: larder status",
+            ));
         };
         let named = table::resolve(&self.mountpoint).map_err(Error::io("reading the mount point"))?;
         if named != point && named != store {
@@ -53,7 +56,9 @@ fn users_of(point: &Path) -> Vec<String> {
         }
         let path = process.path();
         let descriptors = std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
-        let mut links = ["cwd", "root", "exe"].map(|link| path.join(link)).into_iter()
+        let mut links = ["cwd", "root", "exe"]
+            .map(|link| path.join(link))
+            .into_iter()
             .chain(descriptors.map(|descriptor| descriptor.path()));
         // Reading a link asks the filesystem nothing.
         if links.any(|link| std::fs::read_link(link).is_ok_and(|to| to.starts_with(point))) {

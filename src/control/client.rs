@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Asks the daemon of a store, and waits for the answer as long as it takes: a sync of much dirty
 /// data takes its time. Errors: `NotFound` when no daemon listens there.
 pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
-    let mut stream = match short_path(store, |path| UnixStream::connect(path)) {
+    let mut stream = match short_path(store, UnixStream::connect) {
         Ok(stream) => stream,
         Err(error)
             if matches!(

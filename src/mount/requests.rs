@@ -456,7 +456,7 @@ impl Filesystem for Adapter {
     ) {
         self.counters.count(Request::CopyFileRange);
         // The answer has 32 bits; a caller that asked for more asks again for the rest.
-        let len = len.min(u64::from(u32::MAX & !(MAX_IO - 1)));
+        let len = len.min(u64::from(!(MAX_IO - 1)));
         let done = |reply: ReplyWrite, copied: u64| reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
         self.wait(Request::CopyFileRange, reply, done, move |volume| {
             volume.copy_range(ino(from), offset_from, ino(to), offset_to, len)

@@ -114,6 +114,7 @@ fn unmount_with(point: &Path, flags: MntFlags, fusermount: &str) -> Result<()> {
 /// A mounted volume.
 pub struct Session {
     inner: fuser::Session<Adapter>,
+    point: PathBuf,
     counters: Arc<Counters>,
 }
 
@@ -140,7 +141,7 @@ impl Session {
         })?;
         set_readahead(point);
         forward_events(volume, inner.notifier())?;
-        Ok(Session { inner, counters })
+        Ok(Session { inner, point: point.to_owned(), counters })
     }
 
     /// How often each kind of request came.
@@ -151,7 +152,22 @@ impl Session {
     /// Answers requests until the mount is gone; requests that workers have are finished then.
     /// The volume is still open: the caller closes it.
     pub fn run(self) -> Result<()> {
-        self.inner.run().map_err(Error::io("answering the kernel's requests"))
+        let failed = |error| Error::io("answering the kernel's requests")(error);
+        let mut session = self.inner.spawn().map_err(failed)?;
+        let nothing = std::thread::Builder::new().spawn(|| Ok(())).map_err(failed)?;
+        let guard = std::mem::replace(&mut session.guard, nothing);
+        // Dropped, fuser 0.18 unmounts whatever is at the mount point by then, ours or not: it takes a
+        // connection that has ended for one that is mounted. What stays is a descriptor of a dead device.
+        std::mem::forget(session);
+        let ended = match guard.join() {
+            Ok(ended) => ended.map_err(failed),
+            Err(_) => Err(Error::Damaged("the thread that answers the kernel panicked".to_owned())),
+        };
+        if ended.is_err() {
+            // Nobody answers any more: out of the tree with it, whatever the outcome.
+            let _ = detach(&self.point);
+        }
+        ended
     }
 }
 
