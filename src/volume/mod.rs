@@ -182,8 +182,13 @@ impl Volume {
         if self.segments.reserved() >= need { Ok(()) } else { Err(Pause::Wait(Need::Disk(need))) }
     }
 
+    /// Reserves room on the disk, so that at least `bytes` are reserved in all.
     fn reserve(&self, bytes: u64) -> Result<()> {
-        self.segments.reserve(bytes + DISK_AHEAD).or_else(|_| self.segments.reserve(bytes))
+        let missing = |all: u64| match all.saturating_sub(self.segments.reserved()) {
+            0 => Ok(()),
+            more => self.segments.reserve(more),
+        };
+        missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes))
     }
 
     fn frame_number(&self) -> u64 {
