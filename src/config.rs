@@ -1,9 +1,13 @@
 //! The settings of a store: from `larder.toml`, the environment (`LARDER_*`) and the command line,
 //! the later winning over the earlier.
+//!
+//! A setting whose feature is not in this version is parsed and validated like any other, and refused
+//! when it is set to more than its default: never ignored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::{Error, Result};
 use crate::format::Codec;
 
 /// The settings that a volume is opened with.
@@ -23,6 +27,50 @@ pub struct Settings {
     pub commit_interval: Duration,
 }
 
+/// The names of all settings, as they stand in `larder.toml` and behind `--`.
+pub const NAMES: [&str; 9] = [
+    "storage-path",
+    "storage-size-limit",
+    "storage-compression",
+    "storage-encryption",
+    "cache-size-limit",
+    "cache-ttl",
+    "cache-eviction-policy",
+    "cache-compression-threshold",
+    "commit-interval",
+];
+
+/// The file in a store that holds its settings.
+pub const FILE_NAME: &str = "larder.toml";
+
+/// The least memory that a store works with: a few of the largest pages, and some for each worker.
+pub const MIN_CACHE: u64 = 16 << 20;
+
+/// The least disk that a store works with: one segment.
+pub const MIN_STORAGE: u64 = 64 << 20;
+
+/// What a new store gets as its `larder.toml`: every setting with its default, commented out.
+pub const NEW_FILE: &str = "\
+# Settings of this Larder store. Each may also be given as a flag (larder mount --cache-size-limit 64MiB)
+# or in the environment (LARDER_CACHE_SIZE_LIMIT=64MiB); a flag wins over the environment, and that over
+# this file. Sizes: 4096, 64MiB, 10G. Durations: 500ms, 5s, 2m, 7d.
+
+# The most that the store may take on the disk. Without it: as much as there is.
+# storage-size-limit = \"10GiB\"
+
+# The codec of new files: lz4, zstd:1 to zstd:19, gzip:1 to gzip:9, deflate, none, auto.
+# storage-compression = \"lz4\"
+
+# Memory for file content and metadata, at least 16MiB.
+# cache-size-limit = \"256MiB\"
+
+# Content with fewer bytes than this is stored as it is.
+# cache-compression-threshold = \"128\"
+
+# How much of the latest changes a power failure may take at most. fsync does not wait for it.
+# commit-interval = \"5s\"
+";
+
 impl Settings {
     /// The defaults for a store at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Settings {
@@ -35,4 +83,171 @@ impl Settings {
             commit_interval: Duration::from_secs(5),
         }
     }
+
+    /// The settings of the store at `path`: its `larder.toml` (`file`, the text, where there is one),
+    /// then the environment as `LARDER_*` variables, then the flags as names with values.
+    /// Errors: each names the setting, where it was given, and the remedy.
+    pub fn load(
+        path: &Path,
+        file: Option<&str>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Settings> {
+        let mut settings = Settings::new(path);
+        if let Some(text) = file {
+            settings.apply_file(&path.join(FILE_NAME), text)?;
+        }
+        for (variable, value) in environment {
+            // Other variables of this prefix are not ours to judge (LARDER_LOG is one of the command's).
+            if let Some(name) = NAMES.into_iter().find(|name| variable_of(name) == variable) {
+                settings.set(name, &value, &variable)?;
+            }
+        }
+        for (name, value) in flags {
+            settings.set(&name, &value, &format!("--{name}"))?;
+        }
+        Ok(settings)
+    }
+
+    fn apply_file(&mut self, file: &Path, text: &str) -> Result<()> {
+        let table: toml::Table =
+            text.parse().map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
+        for (name, value) in &table {
+            let place = format!("{}: {name}", file.display());
+            let value = match value {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                other => {
+                    return Err(Error::Config(format!(
+                        "{place}: expected a string or a number, found a {}",
+                        other.type_str()
+                    )));
+                }
+            };
+            self.set(name, &value, &place)?;
+        }
+        Ok(())
+    }
+
+    /// Sets one setting from text. `place` is where it was given, for the error.
+    fn set(&mut self, name: &str, value: &str, place: &str) -> Result<()> {
+        let bad = |why: String| Error::Config(format!("{place} = {value:?}: {why}"));
+        match name {
+            // The store is named by the path that was opened; the setting may confirm it, not lead away.
+            "storage-path" => {
+                if Path::new(value) != self.storage_path {
+                    return Err(bad(format!(
+                        "the store that was named is {}; name the one you mean, or remove the setting",
+                        self.storage_path.display()
+                    )));
+                }
+            }
+            "storage-size-limit" => {
+                self.storage_size_limit = match value {
+                    "none" => None,
+                    size => {
+                        Some(at_least(parse_size(size).map_err(bad)?, MIN_STORAGE, "64MiB").map_err(bad)?)
+                    }
+                };
+            }
+            "storage-compression" => {
+                self.storage_compression = value.parse().map_err(|error: Error| bad(error.to_string()))?;
+            }
+            "storage-encryption" => match value {
+                "none" => {}
+                "aes-256-gcm" | "chacha20-poly1305" => return Err(not_yet(place, value, "none")),
+                _ => return Err(bad("use none".to_owned())),
+            },
+            "cache-size-limit" => {
+                self.cache_size_limit =
+                    at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "16MiB").map_err(bad)?;
+            }
+            "cache-ttl" => {
+                if value != "never" && !parse_duration(value).map_err(bad)?.is_zero() {
+                    return Err(not_yet(place, value, "never"));
+                }
+            }
+            "cache-eviction-policy" => match value {
+                "none" => {}
+                "lru" | "lfu" | "fifo" | "ttl" => return Err(not_yet(place, value, "none")),
+                _ => return Err(bad("use none".to_owned())),
+            },
+            "cache-compression-threshold" => {
+                self.cache_compression_threshold = u32::try_from(parse_size(value).map_err(bad)?)
+                    .ok()
+                    .filter(|threshold| *threshold <= 1 << 20)
+                    .ok_or_else(|| bad("it is more than the largest page, 1MiB".to_owned()))?;
+            }
+            "commit-interval" => {
+                let interval = parse_duration(value).map_err(bad)?;
+                if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
+                    return Err(bad("it must be 100ms to 1h".to_owned()));
+                }
+                self.commit_interval = interval;
+            }
+            _ => {
+                return Err(Error::Config(format!(
+                    "{place}: no such setting; there are {}",
+                    NAMES.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The environment variable of a setting.
+pub fn variable_of(name: &str) -> String {
+    format!("LARDER_{}", name.to_uppercase().replace('-', "_"))
+}
+
+fn not_yet(place: &str, value: &str, default: &str) -> Error {
+    Error::Config(format!(
+        "{place} = {value:?}: not yet available in this version; remove the setting or use {default:?}"
+    ))
+}
+
+fn at_least(size: u64, least: u64, text: &str) -> Result<u64, String> {
+    if size < least { Err(format!("it must be at least {text}")) } else { Ok(size) }
+}
+
+/// A size in bytes: digits, and a unit of 1024s (`K`, `KiB`, ...) or of 1000s (`KB`, ...).
+/// Case does not matter.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err("not a size; write it as 4096, 64MiB or 10G".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a size; write it as 4096, 64MiB or 10G".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "it is too large".to_owned())
+}
+
+/// A duration: digits and `ms`, `s`, `m`, `h`, `d` or `w`; bare digits are seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let milliseconds: u64 = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "w" => 604_800_000,
+        _ => return Err("not a duration; write it as 500ms, 5s, 2m or 7d".to_owned()),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "not a duration; write it as 500ms, 5s, 2m or 7d".to_owned())?;
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "it is too long".to_owned())
 }

@@ -15,6 +15,7 @@
 //! 'O' ino                       → (), unlinked or expired: to be reclaimed
 //! 'T' seconds ino               → (), when the inode expires
 //! 'R' segment offset            → u32, owners of a frame that has more than one
+//! 'F' segment offset ino page   → u32, bytes of a possibly shared frame that one owner gave up
 //! 'S' segment                   → SegmentRecord: live bytes
 //! 'C'                           → CounterRecord
 //! ```
@@ -233,6 +234,8 @@ pub struct Dentry {
     pub ino: Ino,
     /// What kind of file that is.
     pub kind: Kind,
+    /// Tells entries with the same hash apart; part of the cookie that readdir goes on from.
+    pub slot: u8,
 }
 
 /// The entries of a directory whose names share a hash: nearly always one.
@@ -304,6 +307,8 @@ pub mod keys {
     pub const ORPHAN: u8 = b'O';
     /// The tag of expiry marks.
     pub const EXPIRY: u8 = b'T';
+    /// The tag of releases.
+    pub const RELEASE: u8 = b'F';
     /// The tag of segment records.
     pub const SEGMENT: u8 = b'S';
 
@@ -383,6 +388,18 @@ pub mod keys {
     /// How many owners a shared frame has.
     pub fn owners(segment: SegmentId, offset: u32) -> Key {
         key(b'R', &[&segment.0.to_be_bytes(), &offset.to_be_bytes()])
+    }
+
+    /// A frame that may be shared and that this page has given up.
+    pub fn release(segment: SegmentId, offset: u32, ino: Ino, page: PageNo) -> Key {
+        let place = [segment.0.to_be_bytes(), offset.to_be_bytes()].concat();
+        key(RELEASE, &[&place, &ino.0.to_be_bytes(), &page.0.to_be_bytes()])
+    }
+
+    /// The segment and offset in the key of a release.
+    pub fn release_of(key: &[u8]) -> Option<(SegmentId, u32)> {
+        let segment = u32::from_be_bytes(key.get(1..5)?.try_into().ok()?);
+        Some((SegmentId(segment), u32::from_be_bytes(key.get(5..9)?.try_into().ok()?)))
     }
 
     /// `SegmentRecord`.

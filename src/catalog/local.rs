@@ -1,11 +1,27 @@
 //! The local catalog: journal, table and index together.
+//!
+//! Locks are taken in this order: `maintenance`, then `writer`, then `view`. None of `writer` and `view`
+//! is held over a flush or over a read of the index. What holds under them:
+//!
+//! - `writer` decides the order: a batch gets its number, its place in the journal and its place in the
+//!   table under one lock of it, so the three orders are the same.
+//! - `view` changes from "frozen table over old index" to "new index" in one step, so a reader that
+//!   copies its parts under the lock sees every batch once.
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::checkpoint::{self, Maintenance, Work};
+use super::commit::Commits;
+use super::index::{Index, Reach, Snapshot, draft_of};
+use super::journal::{self, Directory, JournalFile, Writer};
+use super::table::{self, Layer, Layers, Table};
 use super::{Batch, CatalogStats, Engine, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Key, Seq};
 use crate::io::Io;
 
@@ -20,57 +36,299 @@ pub struct OpenOptions<'a> {
     /// Tells whether what a batch refers to is whole on the disk. Asked at replay for batches behind
     /// the last mark; the first that is not ends the replay.
     pub verify: &'a mut dyn FnMut(&Batch) -> bool,
-    /// Makes durable what batches refer to; called before a background checkpoint.
+    /// Makes durable what batches refer to; called before a background checkpoint, and when opening
+    /// has applied batches behind the last mark.
     pub before_checkpoint: Box<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
-/// The local catalog.
+/// The local catalog. Dropped without [`LocalCatalog::close`] it leaves what a crash of the process
+/// would leave: everything applied is in the journal.
 #[derive(Debug)]
-pub struct LocalCatalog {}
+pub struct LocalCatalog {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
 
-#[expect(unused_variables, clippy::todo, reason = "to be written")]
-impl LocalCatalog {
-    /// Opens the catalog, making an empty one when nothing is there, and replays the journal.
-    pub fn open(options: OpenOptions<'_>) -> Result<LocalCatalog> {
-        todo!()
-    }
+/// What readers see.
+pub(super) struct View {
+    /// What was journalled since the last checkpoint began.
+    pub table: Table,
+    /// What the running checkpoint writes; none when there is none.
+    pub frozen: Option<Layers>,
+    /// The index as of the last checkpoint.
+    pub index: Snapshot,
+}
 
-    /// Checkpoints, stops the background thread and closes the files. Everything is durable then.
-    pub fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
-        todo!()
+/// What the callers' threads and the background thread share.
+pub(super) struct Inner {
+    pub directory: Directory,
+    pub index: Index,
+    pub writer: Mutex<Writer>,
+    pub view: RwLock<View>,
+    pub commits: Commits,
+    pub maintenance: Mutex<Maintenance>,
+    pub work: Mutex<Work>,
+    /// Wakes the background thread.
+    pub work_to_do: Condvar,
+    /// Wakes those that wait for room in the table.
+    pub room: Condvar,
+    pub before_checkpoint: Box<dyn Fn() -> Result<()> + Send + Sync>,
+    /// Bytes of table at which a checkpoint begins.
+    pub table_limit: usize,
+    /// Bytes of journal at which a checkpoint begins: it bounds the replay where few keys change often.
+    pub journal_limit: u64,
+    pub active_bytes: AtomicUsize,
+    pub frozen_bytes: AtomicUsize,
+    last_batch: AtomicU64,
+    batches: AtomicU64,
+    pub checkpoints: AtomicU64,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 
-#[expect(unused_variables, clippy::todo, reason = "to be written")]
+/// Smallest and largest length of a journal file, bytes. Large enough that files seldom change, small
+/// enough that filling one with zeros takes the background thread some tens of milliseconds.
+const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
+
+/// Journal files in use at which a checkpoint begins.
+const FILES: u64 = 4;
+
+impl LocalCatalog {
+    /// Opens the catalog, making an empty one when nothing is there, and replays the journal.
+    /// Errors: `Damaged` naming the file that is missing, foreign or not readable.
+    pub fn open(options: OpenOptions<'_>) -> Result<LocalCatalog> {
+        let OpenOptions { io, dir, memory, verify, before_checkpoint } = options;
+        // A quarter each for the table and the one being checkpointed, half for the index.
+        let table_limit = memory / 4;
+        let file_len =
+            (table_limit as u64 / 2).clamp(*FILE_LEN.start(), *FILE_LEN.end()).next_multiple_of(4096);
+        let directory = Directory::open(io.clone(), dir.join("journal"), file_len)?;
+        let files: Vec<Arc<JournalFile>> = directory.files()?.into_iter().map(Arc::new).collect();
+
+        let path = dir.join("index.redb");
+        let listed = io.list(&dir).map_err(Error::io(format!("listing {}", dir.display())))?;
+        let there = |path: &PathBuf| listed.iter().any(|p| p.file_name() == path.file_name());
+        if !there(&path) {
+            if !files.is_empty() {
+                return Err(Error::Damaged(format!(
+                    "{}: the index is missing, and the journal holds only what changed since its last \
+                     checkpoint; restore the catalog from a backup",
+                    path.display()
+                )));
+            }
+            Index::create(&io, &path)?;
+        } else if there(&draft_of(&path)) {
+            io.remove(&draft_of(&path))
+                .map_err(Error::io(format!("removing {}", draft_of(&path).display())))?;
+        }
+        let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2)?;
+
+        let (old, current): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.number < reach.file);
+        if reach.file > 0 && current.first().is_none_or(|f| f.number != reach.file) {
+            return Err(Error::Damaged(format!(
+                "{}: this file of the journal is missing; restore it or the catalog from a backup",
+                directory.path_of(reach.file).display()
+            )));
+        }
+        let mut table = Table::default();
+        let replayed = journal::replay(&current, reach.seq, verify, &mut |batch| table.apply(batch))?;
+        let mut maintenance = Maintenance::new(current.last().map_or(1, |f| f.number + 1), old);
+
+        let writer = match current.split_first() {
+            Some((first, others)) if replayed.clean && reach.file > 0 => {
+                // The others may have been left half prepared.
+                maintenance.retire(others.to_vec());
+                Writer::new(first.clone(), reach.seq)
+            }
+            _ => {
+                // Everything goes into the index and the journal on to a file with a new number: what
+                // was cut off can then never come back, wherever this is interrupted.
+                let next = maintenance.prepare(&directory)?;
+                if replayed.unmarked {
+                    before_checkpoint()?;
+                }
+                let reach = Reach { seq: replayed.last, file: next.number };
+                snapshot = index.commit(&table.freeze(), reach)?;
+                maintenance.retire(current);
+                Writer::new(next, replayed.last)
+            }
+        };
+        let last = writer.last();
+        let inner = Arc::new(Inner {
+            directory,
+            index,
+            writer: Mutex::new(writer),
+            view: RwLock::new(View { table: Table::default(), frozen: None, index: snapshot }),
+            commits: Commits::new(last),
+            maintenance: Mutex::new(maintenance),
+            work: Mutex::new(Work { prepare: true, ..Work::default() }),
+            work_to_do: Condvar::new(),
+            room: Condvar::new(),
+            before_checkpoint,
+            table_limit,
+            journal_limit: FILES * file_len,
+            active_bytes: AtomicUsize::new(0),
+            frozen_bytes: AtomicUsize::new(0),
+            last_batch: AtomicU64::new(last),
+            batches: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
+        });
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn({
+                let inner = inner.clone();
+                move || checkpoint::run(&inner)
+            })
+            .map_err(Error::io("starting the checkpoint thread"))?;
+        Ok(LocalCatalog { inner, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn stop(&self) {
+        self.inner.work.lock().stop = true;
+        self.inner.work_to_do.notify_all();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            log::error!("the checkpoint thread has panicked");
+        }
+    }
+}
+
+impl Drop for LocalCatalog {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Inner {
+    /// Appends a record, and poisons the catalog where the journal cannot go on.
+    pub fn append(&self, writer: &mut Writer, draft: &mut journal::Draft) -> Result<u64> {
+        self.commits.check()?;
+        let result = writer.append(draft);
+        if let Some(why) = &writer.broken {
+            self.commits.poison(why);
+        }
+        result
+    }
+}
+
 impl Engine for LocalCatalog {
     fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        todo!()
+        let index = {
+            let view = self.inner.view.read();
+            let frozen = || table::find(view.frozen.as_deref().unwrap_or_default(), key);
+            if let Some(value) = view.table.get(key).or_else(frozen) {
+                return Ok(value.clone());
+            }
+            view.index.clone()
+        };
+        index.get(key)
     }
+
     fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
-        todo!()
+        if table::is_empty_range(&range) {
+            return Ok(());
+        }
+        let (layers, index) = {
+            let mut view = self.inner.view.write();
+            let mut layers = view.frozen.clone().unwrap_or_default();
+            layers.extend(view.table.moment(&range));
+            (layers, view.index.clone())
+        };
+        let within = |layer| table::within(layer, &range);
+        let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
+        let mut emit =
+            |(key, value): (&Key, &Option<Value>)| value.as_ref().is_none_or(|value| visit(key, value));
+        for entry in index.range(&range)? {
+            let (key, value) = entry?;
+            while let Some(entry) = above.next_if(|(above, _)| **above < key) {
+                if !emit(entry) {
+                    return Ok(());
+                }
+            }
+            let more = match above.next_if(|(above, _)| **above == key) {
+                Some(entry) => emit(entry),
+                None => emit((&key, &Some(value))),
+            };
+            if !more {
+                return Ok(());
+            }
+        }
+        // `all` stops at the first that the visitor refuses.
+        above.all(emit);
+        Ok(())
     }
+
     fn apply(&self, batch: Batch) -> Result<Seq> {
-        todo!()
+        let inner = &*self.inner;
+        if batch.is_empty() {
+            inner.commits.check()?;
+            return Ok(self.last_seq());
+        }
+        let mut draft = journal::batch(&batch)?;
+        let (seq, full, unprepared) = {
+            let mut writer = inner.writer.lock();
+            let seq = inner.append(&mut writer, &mut draft)?;
+            writer.last_batch = seq;
+            let mut view = inner.view.write();
+            view.table.apply(batch);
+            let bytes = view.table.bytes();
+            inner.active_bytes.store(bytes, Relaxed);
+            inner.last_batch.store(seq, Relaxed);
+            let full = bytes >= inner.table_limit || writer.appended >= inner.journal_limit;
+            (seq, full, writer.ready.is_empty())
+        };
+        inner.batches.fetch_add(1, Relaxed);
+        if full || unprepared {
+            inner.ask(full);
+        }
+        Ok(Seq(seq))
     }
+
     fn has_room(&self) -> bool {
-        todo!()
+        self.inner.has_room()
     }
+
     fn wait_for_room(&self) -> Result<()> {
-        todo!()
+        self.inner.wait_for_room()
     }
+
     fn last_seq(&self) -> Seq {
-        todo!()
+        Seq(self.inner.last_batch.load(Relaxed))
     }
+
     fn sync(&self, upto: Seq, before: &dyn Fn() -> Result<()>) -> Result<()> {
-        todo!()
+        self.inner.commits.sync(upto.0.min(self.last_seq().0), &self.inner, before)
     }
+
     fn durable_seq(&self) -> Seq {
-        todo!()
+        Seq(self.inner.commits.durable())
     }
+
     fn checkpoint(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
-        todo!()
+        self.inner.checkpoint(before)
     }
+
+    fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.stop();
+        let result = self.inner.checkpoint(before);
+        self.inner.commits.poison("the catalog is closed");
+        self.inner.index.close();
+        result
+    }
+
     fn stats(&self) -> CatalogStats {
-        todo!()
+        let inner = &*self.inner;
+        CatalogStats {
+            batches: inner.batches.load(Relaxed),
+            flushes: inner.commits.flushes(),
+            checkpoints: inner.checkpoints.load(Relaxed),
+            table_bytes: (inner.active_bytes.load(Relaxed) + inner.frozen_bytes.load(Relaxed)) as u64,
+            disk_bytes: inner.index.disk_bytes() + inner.writer.lock().disk_bytes(),
+        }
     }
 }

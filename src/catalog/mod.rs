@@ -11,10 +11,14 @@
 //! crash; batches survive in the order in which they were applied, without gaps; what
 //! [`Engine::sync`] confirmed survives power loss.
 
+mod checkpoint;
+mod commit;
 mod index;
 mod journal;
 mod local;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -105,6 +109,9 @@ pub trait Engine: Send + Sync {
     /// Moves everything applied so far into the index and drops the journal behind it.
     /// Waits for it. `before` as in [`Engine::sync`].
     fn checkpoint(&self, before: &dyn Fn() -> Result<()>) -> Result<()>;
+
+    /// Checkpoints, stops background work and closes the files. Everything is durable then.
+    fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()>;
 
     /// Figures.
     fn stats(&self) -> CatalogStats;

@@ -1,1 +1,168 @@
-//! To be written.
+//! What was journalled since the last checkpoint, in memory.
+//!
+//! A scan must see one moment of the table without holding its lock. It borrows the table: the layer
+//! that is being written is set aside, shared, and what comes meanwhile goes into a new one above it.
+//! Once the last scan is over, the layer above is folded back.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use super::{Batch, Value};
+use crate::format::Key;
+
+/// Keys with their values; `None` hides what lies below.
+pub(super) type Layer = BTreeMap<Key, Option<Value>>;
+
+/// Layers of one moment, the newest last.
+pub(super) type Layers = Vec<Arc<Layer>>;
+
+/// Memory of an entry beside key and value: two vectors of 24 bytes in nodes that are two thirds
+/// full, and the allocator's share of two blocks.
+const OVERHEAD: usize = 112;
+
+/// A range with no more entries than this is copied for a scan: cheaper than a new layer.
+const COPIED: usize = 64;
+
+/// The most layers that are set aside. Each is looked at by every `get`; only scans that overlap
+/// without end while batches are applied come so far, and then ranges are copied again.
+const SHARED: usize = 8;
+
+/// The table.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    active: Layer,
+    shared: Layers,
+    bytes: usize,
+}
+
+fn cost(key: &Key, value: Option<&Value>) -> usize {
+    OVERHEAD + key.len() + value.map_or(0, Vec::len)
+}
+
+/// Tells whether a range is one that can hold something; `BTreeMap::range` panics on others.
+pub(super) fn is_empty_range(range: &Range<Key>) -> bool {
+    range.start >= range.end
+}
+
+fn bounds(range: &Range<Key>) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (Bound::Included(range.start.as_slice()), Bound::Excluded(range.end.as_slice()))
+}
+
+/// The entries of a layer within a range that is not empty.
+pub(super) fn within<'a>(
+    layer: &'a Layer,
+    range: &Range<Key>,
+) -> impl Iterator<Item = (&'a Key, &'a Option<Value>)> {
+    layer.range::<[u8], _>(bounds(range))
+}
+
+impl Table {
+    /// Bytes of memory, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.shared.is_empty()
+    }
+
+    /// What the table says of a key, when it says anything.
+    pub fn get(&self, key: &[u8]) -> Option<&Option<Value>> {
+        self.active.get(key).or_else(|| find(&self.shared, key))
+    }
+
+    /// Takes in a batch.
+    pub fn apply(&mut self, batch: Batch) {
+        self.fold();
+        for (key, value) in batch.changes {
+            self.insert(key, value);
+        }
+    }
+
+    fn insert(&mut self, key: Key, value: Option<Value>) {
+        self.bytes += cost(&key, value.as_ref());
+        let key_len = key.len();
+        if let Some(old) = self.active.insert(key, value) {
+            self.bytes -= OVERHEAD + key_len + old.map_or(0, |v| v.len());
+        }
+    }
+
+    /// Takes back layers that no scan holds any longer.
+    fn fold(&mut self) {
+        while let Some(layer) = self.shared.pop() {
+            match Arc::try_unwrap(layer) {
+                Ok(below) => {
+                    for (key, value) in std::mem::replace(&mut self.active, below) {
+                        self.bytes -= cost(&key, value.as_ref());
+                        self.insert(key, value);
+                    }
+                }
+                Err(held) => {
+                    self.shared.push(held);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The table as of now, at least within the range.
+    pub fn moment(&mut self, range: &Range<Key>) -> Layers {
+        self.fold();
+        let few = within(&self.active, range).nth(COPIED).is_none();
+        if few || self.shared.len() >= SHARED {
+            let mut layers = self.shared.clone();
+            layers.push(Arc::new(within(&self.active, range).map(|(k, v)| (k.clone(), v.clone())).collect()));
+            return layers;
+        }
+        self.shared.push(Arc::new(std::mem::take(&mut self.active)));
+        self.shared.clone()
+    }
+
+    /// Empties the table into layers.
+    pub fn freeze(&mut self) -> Layers {
+        let mut layers = std::mem::take(&mut self.shared);
+        layers.push(Arc::new(std::mem::take(&mut self.active)));
+        self.bytes = 0;
+        layers
+    }
+}
+
+/// What layers say of a key, when they say anything.
+pub(super) fn find<'a>(layers: &'a [Arc<Layer>], key: &[u8]) -> Option<&'a Option<Value>> {
+    layers.iter().rev().find_map(|layer| layer.get(key))
+}
+
+/// The entries of several layers in order; of those with the same key, the newest layer's.
+pub(super) struct Merged<'a, I: Iterator> {
+    /// The newest last.
+    sources: Vec<std::iter::Peekable<I>>,
+    _layers: std::marker::PhantomData<&'a Layer>,
+}
+
+/// Merges iterators over layers, the newest last.
+pub(super) fn merge<'a, I>(sources: impl IntoIterator<Item = I>) -> Merged<'a, I>
+where
+    I: Iterator<Item = (&'a Key, &'a Option<Value>)>,
+{
+    Merged {
+        sources: sources.into_iter().map(Iterator::peekable).collect(),
+        _layers: std::marker::PhantomData,
+    }
+}
+
+impl<'a, I: Iterator<Item = (&'a Key, &'a Option<Value>)>> Iterator for Merged<'a, I> {
+    type Item = (&'a Key, &'a Option<Value>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let least = self.sources.iter_mut().filter_map(|s| s.peek().map(|(key, _)| *key)).min()?;
+        let mut newest = None;
+        for source in &mut self.sources {
+            if let Some(entry) = source.next_if(|(key, _)| *key == least) {
+                newest = Some(entry);
+            }
+        }
+        newest
+    }
+}

@@ -1,1 +1,226 @@
-//! To be written.
+//! The running daemon's socket, by which the command reaches a mounted store.
+//!
+//! `STORE/control`, mode 0600. A client sends one line of JSON and gets one line back:
+//!
+//! ```text
+//! {"command":"status"}   →  {"ok":{"mountpoint":"/mnt/larder",...}}
+//! {"command":"sync"}     →  {"ok":null}                       once everything is durable
+//! {"command":"umount"}   →  {"ok":null}                       once unmounted, durable and closed
+//! anything else          →  {"error":"what is wrong"}         and the connection is closed
+//! ```
+//!
+//! Only root and the user who runs the daemon are listened to. A client cannot hold the daemon up:
+//! each connection has a thread, there are at most [`MAX_CLIENTS`], a request has [`MAX_REQUEST`] bytes
+//! and [`PATIENCE`] to arrive. The socket decides nothing: who owns a store is told by its lock.
+
+mod client;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+pub use client::ask;
+
+/// The socket's name in the store.
+pub const SOCKET: &str = "control";
+
+/// The most clients that are served at once.
+pub const MAX_CLIENTS: usize = 16;
+
+/// The longest request, bytes.
+pub const MAX_REQUEST: u64 = 4096;
+
+/// How long a client may take to send its request, or to take in the answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// Figures of the store and the mount.
+    Status,
+    /// Makes everything durable.
+    Sync,
+    /// Unmounts; the answer comes from [`Control::finish`], when the store is closed.
+    Umount,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// It is done; the figures for `status`.
+    Ok(serde_json::Value),
+    /// It failed; why, and what to do.
+    Error(String),
+}
+
+type Handler = dyn Fn(Request) -> Result<serde_json::Value> + Send + Sync;
+
+struct Shared {
+    handler: Box<Handler>,
+    clients: AtomicUsize,
+    /// Those who asked for the end and wait for it.
+    waiting: Mutex<Vec<UnixStream>>,
+}
+
+/// The listening socket.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    /// Listens in a store, whose lock the caller holds: a socket that lies there is a dead daemon's.
+    pub fn serve(
+        store: &Path,
+        handler: impl Fn(Request) -> Result<serde_json::Value> + Send + Sync + 'static,
+    ) -> Result<Control> {
+        let path = store.join(SOCKET);
+        let failed = |error| Error::io(format!("listening at {}", path.display()))(error);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = client::short_path(store, UnixListener::bind).map_err(failed)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            handler: Box::new(handler),
+            clients: AtomicUsize::new(0),
+            waiting: Mutex::new(Vec::new()),
+        });
+        let accepting = (listener.try_clone().map_err(failed)?, Arc::clone(&shared));
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accept(&accepting.0, &accepting.1))
+            .map_err(failed)?;
+        Ok(Control { listener, path, shared })
+    }
+
+    /// Stops listening, removes the socket and tells those who asked for the end how it went.
+    pub fn finish(self, outcome: &Result<()>) {
+        // Both fail only if the socket is gone already.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+        let _ = std::fs::remove_file(&self.path);
+        let answer = match outcome {
+            Ok(()) => Answer::Ok(serde_json::Value::Null),
+            Err(error) => Answer::Error(error.to_string()),
+        };
+        for stream in self.shared.waiting.lock().drain(..) {
+            send(stream, &answer);
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => start(stream, shared),
+            // `finish` has shut the socket down.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+            // Out of descriptors, or a client that went away: neither may make this a busy loop.
+            Err(error) => {
+                log::warn!("control socket: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn start(stream: UnixStream, shared: &Arc<Shared>) {
+    if shared.clients.fetch_add(1, Ordering::AcqRel) >= MAX_CLIENTS {
+        shared.clients.fetch_sub(1, Ordering::AcqRel);
+        return send(stream, &Answer::Error("too many clients at once; try again".to_owned()));
+    }
+    let here = Arc::clone(shared);
+    let spawned = std::thread::Builder::new().name("control-client".to_owned()).spawn(move || {
+        serve(stream, &here);
+        here.clients.fetch_sub(1, Ordering::AcqRel);
+    });
+    if let Err(error) = spawned {
+        shared.clients.fetch_sub(1, Ordering::AcqRel);
+        log::warn!("control socket: {error}");
+    }
+}
+
+fn serve(mut stream: UnixStream, shared: &Shared) {
+    let request = match permitted(&stream).and_then(|()| receive(&mut stream)) {
+        Ok(request) => request,
+        Err(why) => return send(stream, &Answer::Error(why)),
+    };
+    // Taken in before the handler runs: the end may come while it does.
+    let mut place = None;
+    if request == Request::Umount {
+        match stream.try_clone() {
+            Ok(waiting) => {
+                place = Some(waiting.as_raw_fd());
+                shared.waiting.lock().push(waiting);
+            }
+            Err(error) => return send(stream, &Answer::Error(error.to_string())),
+        }
+    }
+    match (shared.handler)(request) {
+        Ok(value) if request != Request::Umount => send(stream, &Answer::Ok(value)),
+        Ok(_) => {}
+        Err(error) => {
+            shared.waiting.lock().retain(|waiting| Some(waiting.as_raw_fd()) != place);
+            send(stream, &Answer::Error(error.to_string()));
+        }
+    }
+}
+
+fn permitted(stream: &UnixStream) -> Result<(), String> {
+    let peer = getsockopt(stream, PeerCredentials).map_err(|errno| errno.to_string())?;
+    if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
+        Ok(())
+    } else {
+        Err("only root and the user who mounted the store may do this".to_owned())
+    }
+}
+
+fn receive(stream: &mut UnixStream) -> Result<Request, String> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut line = Vec::new();
+    let mut piece = [0; 512];
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return Err("the request took too long".to_owned());
+        }
+        stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
+        let got = stream.read(&mut piece).map_err(|_| "the request took too long".to_owned())?;
+        let new = piece.get(..got).unwrap_or_default();
+        let end = new.iter().position(|&byte| byte == b'\n');
+        line.extend_from_slice(new.get(..end.unwrap_or(got)).unwrap_or_default());
+        if line.len() as u64 > MAX_REQUEST {
+            return Err(format!("the request is longer than {MAX_REQUEST} bytes"));
+        }
+        if end.is_some() || got == 0 {
+            return serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"));
+        }
+    }
+}
+
+/// Sends the answer and closes. A client that does not take it is none of our concern.
+fn send(mut stream: UnixStream, answer: &Answer) {
+    let Ok(mut line) = serde_json::to_vec(answer) else { return };
+    line.push(b'\n');
+    let _ = stream.set_write_timeout(Some(PATIENCE));
+    let _ = stream.write_all(&line);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,14 @@ pub trait Io: Send + Sync + std::fmt::Debug + 'static {
     fn sync_dir(&self, dir: &Path) -> Result<()>;
     /// Room on the filesystem that holds `path`.
     fn room(&self, path: &Path) -> Result<Room>;
+    /// Takes the exclusive lock on a file, which is made when missing; `None` when another has it.
+    fn lock(&self, path: &Path) -> Result<Option<Lock>>;
+    /// A number to tell stores apart.
+    fn new_id(&self) -> u64;
 }
+
+/// A held lock; dropping it gives it back.
+pub type Lock = Box<dyn std::any::Any + Send>;
 
 /// An open file. All methods take the place to work at, so that threads can share it.
 pub trait File: Send + Sync + std::fmt::Debug {

@@ -1,1 +1,17 @@
-//! To be written.
+//! The kernel's requests, answered from a [`Volume`](crate::volume::Volume): a thin adapter over fuser.
+//! All that fuser gives and does not give stays behind this door.
+//!
+//! Invariants: the thread that reads /dev/fuse never waits for a disk, what would wait is handed to
+//! [`workers`]; notifications to the kernel are never sent from a thread that answers requests (the
+//! kernel may hold a directory's lock while it waits for our answer); an errno is chosen only in
+//! [`errno`]; the store is closed, and so durable, when [`session::run`] returns.
+
+mod adapter;
+mod convert;
+pub mod counters;
+pub mod errno;
+pub mod options;
+mod requests;
+pub mod session;
+pub mod table;
+mod workers;

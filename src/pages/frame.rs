@@ -1,7 +1,38 @@
-//! A frame: one page's content as it lies in a segment.
+//! A frame: one page's content as it lies in a segment. All numbers are little-endian.
+//!
+//! ```text
+//!  0  magic "LRDF"            4
+//!  4  header version (1)      1
+//!  5  codec                   1   0 none, 1 lz4, 2 deflate, 3 gzip, 4 zstd
+//!  6  flags (0)               2
+//!  8  key epoch (0)           2   kept for encryption
+//! 10  (0)                     2
+//! 12  page number             4
+//! 16  inode                   8
+//! 24  sequence                8
+//! 32  raw length              4   bytes of content, at most 1 MiB
+//! 36  stored length           4   bytes of payload; equal to the raw length with codec none, else less
+//! 40  checksum                8   XXH3-64 of the frame with these 8 bytes zero
+//! 48  payload
+//! ```
+//!
+//! Invariants: content is never returned from a frame whose checksum is not both its own and the
+//! catalog's; nothing is decompressed before that; a frame never needs more than its header and the content.
 
-use crate::error::Result;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::codec;
+use crate::error::{Error, Result};
 use crate::format::{Codec, Ino, PageNo};
+
+/// Bytes of a header.
+pub const HEADER_LEN: usize = 48;
+/// The most content that a frame holds: the largest page.
+pub const RAW_MAX: u32 = 1 << 20;
+
+const MAGIC: [u8; 4] = *b"LRDF";
+const VERSION: u8 = 1;
+const CHECKSUM_AT: usize = 40;
 
 /// What a frame says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,19 +63,152 @@ pub struct How {
 }
 
 /// Appends the frame of a page to `out`. What does not shrink by 1/16 is stored raw.
-#[expect(unused_variables, clippy::todo, reason = "to be written")]
+/// `content` is at most [`RAW_MAX`] bytes: a page.
 pub fn seal(out: &mut Vec<u8>, ino: Ino, page: PageNo, sequence: u64, how: How, content: &[u8]) -> Header {
-    todo!()
+    debug_assert!(content.len() <= RAW_MAX as usize, "a page of {} bytes", content.len());
+    let start = out.len();
+    out.reserve(HEADER_LEN + content.len());
+    out.resize(start + HEADER_LEN, 0);
+    let compressed = content.len() >= how.threshold as usize
+        && codec::compress(how.codec, content, codec::worthwhile(content.len()), out);
+    if !compressed {
+        out.extend_from_slice(content);
+    }
+    let mut header = Header {
+        ino,
+        page,
+        sequence,
+        raw_len: content.len() as u32,
+        len: (out.len() - start) as u32,
+        codec: if compressed { without_level(how.codec) } else { Codec::None },
+        checksum: 0,
+    };
+    if let Some(place) = out.get_mut(start..start + HEADER_LEN) {
+        place.copy_from_slice(&header.to_bytes());
+    }
+    header.checksum = xxh3_64(out.get(start..).unwrap_or_default());
+    if let Some(place) = out.get_mut(start + CHECKSUM_AT..start + HEADER_LEN) {
+        place.copy_from_slice(&header.checksum.to_le_bytes());
+    }
+    header
 }
 
 /// The content of a frame. `checksum` is the one that the catalog knows; any difference is `Damaged`.
-#[expect(unused_variables, clippy::todo, reason = "to be written")]
 pub fn open(frame: &[u8], checksum: u64) -> Result<Vec<u8>> {
-    todo!()
+    let header = Header::parse(frame).map_err(|why| Error::Damaged(format!("a frame: {why}")))?;
+    let damaged =
+        |why: String| Error::Damaged(format!("the frame of page {} of {}: {why}", header.page.0, header.ino));
+    if header.len as usize != frame.len() {
+        return Err(damaged(format!("it says {} bytes, {} are there", header.len, frame.len())));
+    }
+    let (head, payload) =
+        frame.split_at_checked(HEADER_LEN).ok_or_else(|| damaged("the header is cut".into()))?;
+    let mut hash = Xxh3::new();
+    hash.update(head.get(..CHECKSUM_AT).unwrap_or_default());
+    hash.update(&[0; HEADER_LEN - CHECKSUM_AT]);
+    hash.update(payload);
+    let found = hash.digest();
+    if found != header.checksum {
+        return Err(damaged(format!(
+            "its bytes have checksum {found:016x}, it says {:016x}",
+            header.checksum
+        )));
+    }
+    if found != checksum {
+        return Err(damaged(format!("it has checksum {found:016x}, the catalog says {checksum:016x}")));
+    }
+    codec::decompress(header.codec, payload, header.raw_len as usize).map_err(damaged)
 }
 
 /// The header at the start of `bytes`, when a whole, plausible one is there (the payload is not looked at).
-#[expect(unused_variables, clippy::todo, reason = "to be written")]
 pub fn peek(bytes: &[u8]) -> Option<Header> {
-    todo!()
+    Header::parse(bytes).ok()
 }
+
+fn without_level(codec: Codec) -> Codec {
+    match codec {
+        Codec::Lz4 | Codec::Auto => Codec::Lz4,
+        Codec::Deflate(_) => Codec::Deflate(0),
+        Codec::Gzip(_) => Codec::Gzip(0),
+        Codec::Zstd(_) => Codec::Zstd(0),
+        Codec::None => Codec::None,
+    }
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let codec = match self.codec {
+            Codec::None => 0,
+            Codec::Lz4 | Codec::Auto => 1,
+            Codec::Deflate(_) => 2,
+            Codec::Gzip(_) => 3,
+            Codec::Zstd(_) => 4,
+        };
+        let stored = self.len - HEADER_LEN as u32;
+        let mut bytes = [0; HEADER_LEN];
+        let fields: [&[u8]; 9] = [
+            &MAGIC,
+            &[VERSION, codec],
+            &[0; 6],
+            &self.page.0.to_le_bytes(),
+            &self.ino.0.to_le_bytes(),
+            &self.sequence.to_le_bytes(),
+            &self.raw_len.to_le_bytes(),
+            &stored.to_le_bytes(),
+            &self.checksum.to_le_bytes(),
+        ];
+        let places = bytes.iter_mut().zip(fields.into_iter().flatten());
+        places.for_each(|(place, byte)| *place = *byte);
+        bytes
+    }
+
+    /// A header that is whole and could be: the error says what is not.
+    fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
+        let mut fields = Fields { bytes };
+        if fields.take()? != MAGIC {
+            return Err("it does not begin as one".into());
+        }
+        let [version, codec] = fields.take()?;
+        if version != VERSION {
+            return Err(format!("header version {version} is not known"));
+        }
+        let codec = match codec {
+            0 => Codec::None,
+            1 => Codec::Lz4,
+            2 => Codec::Deflate(0),
+            3 => Codec::Gzip(0),
+            4 => Codec::Zstd(0),
+            other => return Err(format!("codec {other} is not known")),
+        };
+        if fields.take()? != [0; 6] {
+            return Err("it has flags or a key epoch that are not known".into());
+        }
+        let page = PageNo(u32::from_le_bytes(fields.take()?));
+        let ino = Ino(u64::from_le_bytes(fields.take()?));
+        let sequence = u64::from_le_bytes(fields.take()?);
+        let raw_len = u32::from_le_bytes(fields.take()?);
+        let stored = u32::from_le_bytes(fields.take()?);
+        let checksum = u64::from_le_bytes(fields.take()?);
+        let possible = if codec == Codec::None { stored == raw_len } else { stored < raw_len };
+        if raw_len > RAW_MAX || !possible {
+            return Err(format!("{stored} bytes of {codec} cannot hold {raw_len} of content"));
+        }
+        Ok(Header { ino, page, sequence, raw_len, len: HEADER_LEN as u32 + stored, codec, checksum })
+    }
+}
+
+/// Takes fixed-size fields off the front.
+struct Fields<'a> {
+    bytes: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> std::result::Result<[u8; N], String> {
+        let (field, rest) = self.bytes.split_first_chunk().ok_or("the header is cut")?;
+        self.bytes = rest;
+        Ok(*field)
+    }
+}
+
+#[cfg(test)]
+mod tests;

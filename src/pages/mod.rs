@@ -6,11 +6,13 @@
 pub mod codec;
 pub mod frame;
 mod local;
+#[cfg(test)]
+mod samples;
 
 use crate::error::Result;
 use crate::format::{Extent, SegmentId};
 
-pub use local::LocalSegments;
+pub use local::{BATCH_MAX, LocalSegments};
 
 /// The most bytes that a segment holds.
 pub const SEGMENT_SIZE: u32 = 64 << 20;
@@ -47,7 +49,7 @@ pub struct SegmentInfo {
 /// Append-only storage of frames. One implementation keeps them in a local directory; one for
 /// object storage is to come, so nothing here names a path.
 pub trait Segments: Send + Sync {
-    /// Reserves room so that `bytes` more can be appended without the disk being full.
+    /// Reserves room so that `bytes` more than before can be appended without the disk being full.
     /// May wait for the disk. Errors: `NoSpace`.
     fn reserve(&self, bytes: u64) -> Result<()>;
     /// Bytes that can be appended without another [`Segments::reserve`].

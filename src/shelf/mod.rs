@@ -1,1 +1,112 @@
-//! To be written.
+//! The shelf life: how expiries are written and read, and what follows from them.
+
+use std::time::Duration;
+
+use jiff::{SpanRelativeTo, Timestamp, Unit};
+
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::pages::Class;
+
+/// Reads an expiry: RFC 3339 (`2030-01-31T12:00:00Z`), seconds since the epoch, or `never`.
+pub fn parse_expires(text: &str) -> Result<Option<Time>> {
+    let text = text.trim();
+    if text == "never" {
+        return Ok(None);
+    }
+    let bad = || {
+        Error::Invalid(format!(
+            "expires {text:?}: use a time as 2030-01-31T12:00:00Z, seconds since 1970, or never"
+        ))
+    };
+    let at = match text.parse::<i64>() {
+        Ok(seconds) => Timestamp::from_second(seconds).map_err(|_| bad())?,
+        Err(_) => text.parse().map_err(|_| bad())?,
+    };
+    i64::try_from(at.as_nanosecond()).map(|nanos| Some(Time(nanos))).map_err(|_| bad())
+}
+
+/// An expiry in RFC 3339, UTC.
+pub fn format_expires(at: Time) -> String {
+    match Timestamp::from_nanosecond(i128::from(at.0)) {
+        Ok(at) => at.to_string(),
+        Err(_) => at.secs().to_string(),
+    }
+}
+
+/// Reads a time to live: seconds (`3600`) or with units (`90m`, `7d`, `1h30m`); `never` is `None`.
+pub fn parse_ttl(text: &str) -> Result<Option<u32>> {
+    let text = text.trim();
+    if text == "never" {
+        return Ok(None);
+    }
+    let bad = || Error::Invalid(format!("ttl {text:?}: use seconds, or 90m, 7d, 1h30m, or never"));
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let span: jiff::Span = text.parse().map_err(|_| bad())?;
+            span.total((Unit::Second, SpanRelativeTo::days_are_24_hours())).map_err(|_| bad())?
+        }
+    };
+    if !seconds.is_finite() || seconds < 0.0 || seconds > f64::from(u32::MAX) {
+        return Err(bad());
+    }
+    Ok(Some(seconds.ceil() as u32))
+}
+
+/// The moment `seconds` after `now`, at most the last that can be expressed.
+pub fn after(now: Time, seconds: u32) -> Time {
+    Time(now.0.saturating_add(i64::from(seconds).saturating_mul(1_000_000_000)))
+}
+
+/// The time left until `at`, none when it has passed.
+pub fn left(at: Time, now: Time) -> Duration {
+    Duration::from_nanos(at.0.saturating_sub(now.0).max(0) as u64)
+}
+
+/// Which segments the frames of a key with this expiry go to.
+pub fn class(expires: Option<Time>, now: Time) -> Class {
+    match expires.map(|at| left(at, now).as_secs()) {
+        None => Class::Lasting,
+        Some(..3_600) => Class::Hour,
+        Some(..86_400) => Class::Day,
+        Some(..604_800) => Class::Week,
+        Some(_) => Class::Later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiries_are_read_in_each_of_their_forms() {
+        let at = Time::new(1_900_000_000, 0);
+        assert_eq!(parse_expires("1900000000").unwrap(), Some(at));
+        assert_eq!(parse_expires(&format_expires(at)).unwrap(), Some(at));
+        assert_eq!(parse_expires("2030-03-17T18:46:40+01:00\n").unwrap(), Some(at));
+        assert_eq!(parse_expires("never").unwrap(), None);
+        for text in ["", "soon", "2030", "2030-02-31T00:00:00Z", "99999999999999"] {
+            assert!(text == "2030" || parse_expires(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn times_to_live_are_read_with_and_without_units() {
+        for (text, seconds) in
+            [("3600", 3600), ("90m", 5400), ("7d", 604_800), ("1h30m", 5400), ("2s", 2), ("0", 0)]
+        {
+            assert_eq!(parse_ttl(text).unwrap(), Some(seconds), "{text:?}");
+        }
+        assert_eq!(parse_ttl("never").unwrap(), None);
+        for text in ["", "soon", "-1", "5x", "1e99", "NaN", "99999999999"] {
+            assert!(parse_ttl(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_expiry_beyond_all_time_saturates() {
+        assert_eq!(after(Time(i64::MAX - 5), u32::MAX), Time(i64::MAX));
+        assert_eq!(left(Time(0), Time(5)), Duration::ZERO);
+    }
+}

@@ -4,46 +4,114 @@
 //! **Waiting.** An operation works on what is in memory. Where it would have to wait for the disk it
 //! changes nothing and returns [`Pause::Wait`] with what it needs; whoever may wait calls
 //! [`Volume::satisfy`] and then the operation again, which [`Volume::run`] does in a loop.
+//!
+//! **Locks**, in the order in which they are taken:
+//!
+//! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
+//! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
+//! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
+//!    journal's write(2), into the system's page cache, is the one system call under it.
+//! 4. the cache's, the engine's and the segments' own locks. None of these rooms calls back.
+//!
+//! `house`, `read_only`, `listener`, `threads`, `lock` and `uncompactable` are leaves.
 
+mod acl;
+mod attr;
+mod compact;
+mod draft;
+mod file;
+mod janitor;
+mod load;
+mod names;
+mod open;
+mod readahead;
+mod refs;
+mod share;
+mod tree;
 mod types;
+mod writeback;
+mod xattr;
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::clock::Clock;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::cache::Cache;
+use crate::catalog::Engine;
+use crate::clock::{Clock, Time};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::format::Ino;
-use crate::io::Io;
+use crate::format::{Ino, Links, NAME_MAX, ROOT, SegmentId};
+use crate::io::{Io, Lock};
+use crate::pages::Segments;
 
+use readahead::Readahead;
+use tree::Tree;
 pub use types::*;
 
+/// Room that is reserved ahead on the disk, so that not every write has to ask for it.
+const DISK_AHEAD: u64 = 32 << 20;
+
+/// How often a thread that waits for work looks whether the store is being closed.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// Hears of changes that a cache above the volume has not seen.
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
 /// An open store.
-pub struct Volume {}
+pub struct Volume {
+    settings: Settings,
+    io: Arc<dyn Io>,
+    clock: Clock,
+    page_shift: u8,
+    tree: Mutex<Tree>,
+    cache: Cache,
+    engine: Arc<dyn Engine>,
+    segments: Arc<dyn Segments>,
+    owners: Mutex<()>,
+    storing: RwLock<()>,
+    /// Segments whose frames cannot be moved.
+    uncompactable: Mutex<HashSet<SegmentId>>,
+    /// The last frame's number.
+    frames: AtomicU64,
+    readahead: Readahead,
+    house: House,
+    read_only: ReadOnly,
+    listener: Mutex<Option<Listener>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Lock>>,
+}
 
-#[expect(unused_variables, clippy::todo, missing_docs, reason = "to be written")]
+/// What the background threads wait for.
+#[derive(Debug, Default)]
+struct House {
+    stopping: AtomicBool,
+    /// When the next key expires, nanoseconds as in [`Time`].
+    next_expiry: AtomicI64,
+    gate: Mutex<()>,
+    /// Wakes the janitor and the committer.
+    bell: Condvar,
+}
+
+impl House {
+    fn wake(&self) {
+        let _gate = self.gate.lock();
+        self.bell.notify_all();
+    }
+}
+
+/// Why nothing can be written any longer.
+#[derive(Debug, Default)]
+struct ReadOnly {
+    is: AtomicBool,
+    why: Mutex<Option<String>>,
+}
+
 impl Volume {
-    /// Opens the store at `settings.storage_path`, making a new one when the directory is missing or empty.
-    /// Takes the store's lock, replays the journal, starts the background threads.
-    pub fn open(settings: Settings, io: Arc<dyn Io>, clock: Clock) -> Result<Arc<Volume>> {
-        todo!()
-    }
-
-    /// Makes everything durable, stops the threads and gives the lock back.
-    pub fn close(&self) -> Result<()> {
-        todo!()
-    }
-
-    /// Where the volume tells of changes that a cache above it has not seen. Called from background
-    /// threads and never under a lock.
-    pub fn on_event(&self, listener: Box<dyn Fn(Event) + Send + Sync>) {
-        todo!()
-    }
-
-    /// Waits for what an operation needs.
-    pub fn satisfy(&self, need: Need) -> Result<()> {
-        todo!()
-    }
-
     /// Runs an operation to its end, waiting where it must.
     pub fn run<T>(&self, mut operation: impl FnMut(&Volume) -> Step<T>) -> Result<T> {
         loop {
@@ -55,129 +123,175 @@ impl Volume {
         }
     }
 
-    /// Finds a name and takes a reference to what it names, which [`Volume::forget`] gives back.
-    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Step<Entry> {
-        todo!()
+    /// Where the volume tells of changes that a cache above it has not seen. Called from background
+    /// threads and never under a lock.
+    pub fn on_event(&self, listener: Box<dyn Fn(Event) + Send + Sync>) {
+        *self.listener.lock() = Some(listener.into());
     }
 
-    /// Gives back `count` references. An unlinked inode is reclaimed with its last one.
-    pub fn forget(&self, ino: Ino, count: u64) {
-        todo!()
+    fn tell(&self, event: Event) {
+        let listener = self.listener.lock().clone();
+        if let Some(listener) = listener {
+            listener(event);
+        }
     }
 
-    pub fn getattr(&self, ino: Ino) -> Step<Entry> {
-        todo!()
-    }
-    /// Permission to make the change has been checked by the caller (`default_permissions`);
-    /// side effects (suid clearing, ctime) happen here.
-    pub fn setattr(&self, caller: &Caller, ino: Ino, change: &SetAttr) -> Step<Entry> {
-        todo!()
-    }
-    pub fn readlink(&self, ino: Ino) -> Step<Vec<u8>> {
-        todo!()
-    }
-    /// Makes a file of any kind but directory and symlink (`mode` has the type bits) and takes a reference.
-    /// The umask of `caller` is applied here, unless the directory has a default ACL.
-    pub fn mknod(&self, caller: &Caller, dir: Ino, name: &[u8], mode: u32, rdev: u32) -> Step<Entry> {
-        todo!()
-    }
-    pub fn mkdir(&self, caller: &Caller, dir: Ino, name: &[u8], mode: u32) -> Step<Entry> {
-        todo!()
-    }
-    pub fn symlink(&self, caller: &Caller, dir: Ino, name: &[u8], target: &[u8]) -> Step<Entry> {
-        todo!()
-    }
-    /// A further name for an inode; takes a reference.
-    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Step<Entry> {
-        todo!()
-    }
-    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Step<()> {
-        todo!()
-    }
-    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Step<()> {
-        todo!()
-    }
-    pub fn rename(&self, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], how: Rename) -> Step<()> {
-        todo!()
-    }
-    /// Calls `visit` with the entries behind the cookie `after` (0: from the start) until it returns
-    /// false; an entry for which it returned false is not consumed. `.` and `..` come first.
-    /// With `attributes` each entry but these two carries its attributes; call
-    /// [`Volume::retain`] for each of those that was handed out.
-    pub fn readdir(
-        &self,
-        dir: Ino,
-        after: u64,
-        attributes: bool,
-        visit: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Step<()> {
-        todo!()
-    }
-    /// Takes a reference to an inode that was handed out by [`Volume::readdir`].
-    pub fn retain(&self, ino: Ino) {
-        todo!()
+    /// Refuses a change of a store that is read-only; asks for room in the catalog where there is none.
+    fn ready(&self) -> Step<()> {
+        self.check_writable()?;
+        if self.engine.has_room() { Ok(()) } else { Err(Pause::Wait(Need::Catalog)) }
     }
 
-    /// Appends up to `size` bytes from `offset` to `out`; fewer only at the end of the file.
-    /// Returns [`Need::Blocking`] when a page is not in memory: then call [`Volume::read_blocking`].
-    pub fn read(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Step<()> {
-        todo!()
-    }
-    /// [`Volume::read`] that waits.
-    pub fn read_blocking(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Result<()> {
-        todo!()
-    }
-    /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.
-    /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells).
-    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<()> {
-        todo!()
-    }
-    /// Makes the file (or directory) durable. Waits.
-    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
-        todo!()
-    }
-    /// Makes everything durable. Waits.
-    pub fn sync(&self) -> Result<()> {
-        todo!()
-    }
-    /// As fallocate(2). `mode` has the `FALLOC_FL_*` bits; unsupported ones are `NotSupported`.
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Step<()> {
-        todo!()
-    }
-    /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`. Waits.
-    pub fn seek(&self, ino: Ino, offset: u64, hole: bool) -> Result<u64> {
-        todo!()
-    }
-    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied. Waits.
-    pub fn copy_range(&self, from: Ino, offset_from: u64, to: Ino, offset_to: u64, len: u64) -> Result<u64> {
-        todo!()
+    fn check_writable(&self) -> Result<()> {
+        match self.read_only() {
+            None => Ok(()),
+            Some(why) => Err(Error::ReadOnly(why)),
+        }
     }
 
-    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Step<Vec<u8>> {
-        todo!()
-    }
-    /// `flags` as setxattr(2): `XATTR_CREATE`, `XATTR_REPLACE`.
-    pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Step<()> {
-        todo!()
-    }
-    pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Step<()> {
-        todo!()
-    }
-    /// The names, each with a NUL behind it.
-    pub fn listxattr(&self, ino: Ino) -> Step<Vec<u8>> {
-        todo!()
-    }
-
-    pub fn statfs(&self) -> StatFs {
-        todo!()
-    }
-    /// Figures for `status`.
-    pub fn stats(&self) -> Stats {
-        todo!()
-    }
     /// Why the store is read-only, when it is.
     pub fn read_only(&self) -> Option<String> {
-        todo!()
+        if self.read_only.is.load(Ordering::Acquire) { self.read_only.why.lock().clone() } else { None }
+    }
+
+    /// After a failed flush nothing may be promised any longer: the store turns read-only.
+    fn note_failure(&self, error: &Error) {
+        let why = match error {
+            Error::ReadOnly(why) => why.clone(),
+            Error::Io { .. } => format!("{error}; unmount, look at the disk, and mount again"),
+            _ => return,
+        };
+        let mut there = self.read_only.why.lock();
+        if there.is_none() {
+            log::error!("{}: read-only from now on: {why}", self.settings.storage_path.display());
+            *there = Some(why);
+            self.read_only.is.store(true, Ordering::Release);
+        }
+    }
+
+    /// Refuses content for which there is no room on the disk; asks for it where none is reserved yet.
+    fn check_disk(&self, tree: &Tree, len: u64) -> Step<()> {
+        let dirty = self.cache.dirty_bytes();
+        if let Some(limit) = self.settings.storage_size_limit
+            && tree.counters.stored + dirty + len > limit
+        {
+            return Err(Error::NoSpace.into());
+        }
+        // A page that does not compress takes a header more than its content.
+        let need = dirty + len + (dirty + len) / 64 + (64 << 10);
+        if self.segments.reserved() >= need { Ok(()) } else { Err(Pause::Wait(Need::Disk(need))) }
+    }
+
+    /// Reserves room on the disk, so that at least `bytes` are reserved in all.
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        let missing = |all: u64| match all.saturating_sub(self.segments.reserved()) {
+            0 => Ok(()),
+            more => self.segments.reserve(more),
+        };
+        missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes))
+    }
+
+    fn frame_number(&self) -> u64 {
+        self.frames.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn stopping(&self) -> bool {
+        self.house.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits, until `time` has passed or the store is being closed, or (the janitor) an expiry has
+    /// been set that is nearer.
+    fn pause(&self, time: Duration) {
+        let mut gate = self.house.gate.lock();
+        if !self.stopping() {
+            self.house.bell.wait_for(&mut gate, time);
+        }
+    }
+
+    fn next_expiry(&self) -> i64 {
+        self.house.next_expiry.load(Ordering::Acquire)
+    }
+
+    fn set_next_expiry(&self, at: i64) {
+        self.house.next_expiry.store(at, Ordering::Release);
+    }
+
+    fn expiry_at_latest(&self, at: i64) {
+        self.house.next_expiry.fetch_min(at, Ordering::AcqRel);
+    }
+
+    fn sweep_due(&self, now: Time) -> bool {
+        self.next_expiry() <= now.0
+    }
+
+    /// An expiry has been set: the janitor must not sleep beyond it.
+    fn expiry_set(&self, at: Time) {
+        if at.0 < self.next_expiry() {
+            self.expiry_at_latest(at.0);
+            self.house.wake();
+        }
+    }
+
+    /// How a person would name an inode, as far as memory tells.
+    fn name_of(&self, ino: Ino) -> String {
+        let tree = self.tree.lock();
+        let mut parts = Vec::new();
+        let mut at = ino;
+        while at != ROOT && parts.len() < 64 {
+            match tree.peek(at).map(|inode| &inode.rec.links) {
+                Some(Links::One { parent, name }) => {
+                    parts.push(String::from_utf8_lossy(name).into_owned());
+                    at = *parent;
+                }
+                _ => {
+                    parts.push(format!("({at})"));
+                    break;
+                }
+            }
+        }
+        parts.reverse();
+        parts.join("/")
+    }
+
+    /// What statfs(2) shows: the store's limit, or what the disk has.
+    pub fn statfs(&self) -> Result<StatFs> {
+        let dir = &self.settings.storage_path;
+        let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
+        let counters = self.tree.lock().counters;
+        let used = counters.stored + self.cache.dirty_bytes();
+        let (total, free) = match self.settings.storage_size_limit {
+            Some(limit) => (limit, limit.saturating_sub(used).min(room.available)),
+            None => (room.total, room.available),
+        };
+        Ok(StatFs { total, free, files: counters.inodes, files_free: u64::from(u32::MAX) })
+    }
+
+    /// Figures for `status`.
+    pub fn stats(&self) -> Result<Stats> {
+        let counters = self.tree.lock().counters;
+        let (cache, catalog) = (self.cache.stats(), self.engine.stats());
+        let segments: u64 = self.segments.list()?.iter().map(|segment| segment.allocated).sum();
+        Ok(Stats {
+            inodes: counters.inodes,
+            content_bytes: counters.content,
+            stored_bytes: counters.stored,
+            disk_bytes: segments + catalog.disk_bytes,
+            size_limit: self.settings.storage_size_limit,
+            cache_used: cache.used,
+            cache_dirty: cache.dirty,
+            cache_limit: cache.limit,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            batches: catalog.batches,
+            flushes: catalog.flushes,
+            read_only: self.read_only(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -185,4 +299,23 @@ impl From<Error> for Pause {
     fn from(error: Error) -> Pause {
         Pause::Fail(error)
     }
+}
+
+/// Refuses what cannot be the name of a new entry.
+fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        b"" | b"." | b".." => Err(Error::Invalid("a name must not be empty, `.` or `..`".into())),
+        _ if name.len() > NAME_MAX => Err(Error::NameTooLong),
+        _ if name.contains(&b'/') || name.contains(&0) => {
+            Err(Error::Invalid("a name must not contain `/` or NUL".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a process is in a group beside its own, as Linux tells in /proc.
+fn in_group(pid: u32, gid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().any(|group| group.parse() == Ok(gid))
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::clock::Time;
 use crate::error::Error;
-use crate::format::{Ino, Kind};
+use crate::format::{Ino, Kind, PageNo};
 
 /// Why an operation did not finish.
 #[derive(Debug)]
@@ -32,7 +32,11 @@ pub enum Need {
     /// An inode's extended attributes in memory.
     Attributes(Ino),
     /// A page in memory.
-    Page(Ino, u32),
+    Page(Ino, PageNo),
+    /// The page records of an inode in memory, of the pages from this one on.
+    Extents(Ino, PageNo),
+    /// The keys that have expired swept away.
+    Sweep,
     /// Room in the page cache for so many bytes.
     Memory(usize),
     /// Room on the disk for so many bytes.
@@ -41,8 +45,6 @@ pub enum Need {
     Catalog,
     /// A file's dirty pages on their way to the disk.
     Flushed(Ino),
-    /// A thread that may wait: call the blocking form of the operation.
-    Blocking,
 }
 
 /// Who asks.
@@ -87,6 +89,8 @@ pub struct Entry {
     pub attr: Attr,
     /// The time left until the key expires; `None`: it stays until a notification.
     pub valid: Option<Duration>,
+    /// Whether the attributes will change by themselves soon (the size on disk, once dirty pages are flushed).
+    pub settling: bool,
 }
 
 /// A changed attribute of [`SetAttr`] that is a time.

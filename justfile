@@ -1,0 +1,26 @@
+# Recipes for daily work; `just ci` is the whole of CI.
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Everything that a change must pass.
+ci:
+    .ci/run
+
+# All tests; arguments select some: `just test rename`.
+test *args:
+    scripts/test {{args}}
+
+# Figures beside a null filesystem and plain ext4, as root: `just bench --quick --only stat`.
+bench *args:
+    scripts/bench {{args}}
+
+# pjdfstest and fsx on Larder and on ext4, as root.
+conformance *args:
+    scripts/conformance {{args}}
+
+# Formats the source, then lints it as CI does.
+fmt:
+    cargo fmt --all
+    cargo clippy --locked --all-targets --all-features -- -D warnings

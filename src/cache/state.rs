@@ -1,0 +1,588 @@
+//! What lies under the cache's lock: the files' pages and the bytes reserved for them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::changes::Changes;
+use super::dirty::{Dirty, Flight, Queues, grown, overwrite};
+use super::lru::Lru;
+use super::{Access, Base, Content, Flush, Flushed, Need, PageId};
+use crate::format::{Ino, PageNo, Patch};
+
+/// Bytes that a page is charged with beside its buffer: its entries in the maps, lists and queues, of
+/// which a page alone in its file needs most (two tree nodes of some 250 bytes, 100 in the table of
+/// files, 60 in the LRU, 200 for a dirty page).
+pub(super) const PAGE_OVERHEAD: usize = 768;
+
+/// A page that has more patches than this is flushed instead of journalled again.
+const MOST_PATCHES: u32 = 16;
+
+fn charge(content: &Content) -> usize {
+    content.capacity() + PAGE_OVERHEAD
+}
+
+#[derive(Debug, Default)]
+struct File {
+    clean: BTreeMap<PageNo, Content>,
+    dirty: BTreeMap<PageNo, Box<Dirty>>,
+    /// Bytes of content of the dirty pages.
+    dirty_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    files: HashMap<Ino, File>,
+    lru: Lru,
+    pub queues: Queues,
+    /// Reserved bytes, dirty ones among them, and the most of either.
+    pub used: usize,
+    pub dirty: usize,
+    pub limit: usize,
+    pub dirty_limit: usize,
+    /// For each flush under way the bytes that it holds alone: those of its content once the page has got another, or is gone.
+    flights: HashMap<u64, usize>,
+    /// Flushes under way by file.
+    flying: HashMap<Ino, usize>,
+    last_ticket: u64,
+    last_turn: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Threads in `wait_for_room`, `wait_due` and `wait_flushed`.
+    pub room_waiters: usize,
+    pub due_waiters: usize,
+    pub flushed_waiters: usize,
+    /// Rises with each call of `wake`.
+    pub wakes: u64,
+}
+
+/// Whether write-back has become more urgent.
+pub(super) type Urgent = bool;
+
+impl State {
+    pub fn new(limit: usize, dirty_limit: usize) -> State {
+        State {
+            files: HashMap::new(),
+            lru: Lru::new(),
+            queues: Queues::default(),
+            used: 0,
+            dirty: 0,
+            limit,
+            dirty_limit: dirty_limit.min(limit),
+            flights: HashMap::new(),
+            flying: HashMap::new(),
+            last_ticket: 0,
+            last_turn: 0,
+            hits: 0,
+            misses: 0,
+            room_waiters: 0,
+            due_waiters: 0,
+            flushed_waiters: 0,
+            wakes: 0,
+        }
+    }
+
+    fn dirty_page(&mut self, id: PageId) -> Option<&mut Dirty> {
+        Some(self.files.get_mut(&id.ino)?.dirty.get_mut(&id.no)?)
+    }
+
+    /// Room that clean pages may take: all that dirty ones and flushes do not.
+    fn clean_room(&self) -> usize {
+        self.limit - (self.used - self.lru.bytes())
+    }
+
+    /// Whether `bytes` more, that become dirty, could be admitted now by evicting clean pages.
+    pub fn admits(&self, bytes: usize) -> bool {
+        bytes <= self.clean_room() && (self.dirty == 0 || self.dirty + bytes <= self.dirty_limit)
+    }
+
+    /// Reserves bytes, evicting clean pages. On false nothing has changed.
+    fn reserve(&mut self, bytes: usize) -> bool {
+        if bytes > self.clean_room() {
+            return false;
+        }
+        while self.used + bytes > self.limit {
+            let room = self.clean_room();
+            let Some(id) = self.lru.pop(room) else { return false };
+            if let Some(content) = self.take_clean(id) {
+                self.used -= charge(&content);
+            }
+        }
+        self.used += bytes;
+        true
+    }
+
+    /// Reserves bytes, of which so many become dirty that are reserved already. The first dirty page is
+    /// always let in, however small the limit.
+    fn admit(&mut self, new: usize, dirty: usize) -> Result<(), Need> {
+        if (self.dirty == 0 || self.dirty + dirty <= self.dirty_limit) && self.reserve(new) {
+            self.dirty += dirty;
+            return Ok(());
+        }
+        Err(Need::Room(new.max(dirty)))
+    }
+
+    /// Whether dirty pages of any age are due.
+    pub fn pressed(&self) -> bool {
+        self.dirty * 2 > self.dirty_limit || self.room_waiters > 0
+    }
+
+    fn take_clean(&mut self, id: PageId) -> Option<Content> {
+        let file = self.files.get_mut(&id.ino)?;
+        let content = file.clean.remove(&id.no)?;
+        if file.clean.is_empty() && file.dirty.is_empty() {
+            self.files.remove(&id.ino);
+        }
+        Some(content)
+    }
+
+    /// Puts in a clean page whose bytes are reserved.
+    fn put_clean(&mut self, id: PageId, content: Content, used: bool) {
+        self.lru.push(id, charge(&content), used);
+        self.files.entry(id.ino).or_default().clean.insert(id.no, content);
+    }
+
+    /// Takes a dirty page out, its bytes staying reserved and counted as dirty.
+    fn take_dirty(&mut self, id: PageId) -> Option<Box<Dirty>> {
+        let file = self.files.get_mut(&id.ino)?;
+        let page = file.dirty.remove(&id.no)?;
+        file.dirty_bytes -= page.content.len();
+        if file.clean.is_empty() && file.dirty.is_empty() {
+            self.files.remove(&id.ino);
+        }
+        if page.flight.is_none() {
+            self.queues.remove(&page);
+        }
+        Some(page)
+    }
+
+    /// Puts in a new dirty page whose bytes are reserved and counted as dirty.
+    fn put_dirty(&mut self, id: PageId, content: Content, changes: Changes, patches: u32, full: bool) {
+        self.last_turn += 1;
+        let page = Dirty {
+            content,
+            changes,
+            patches: 0..patches,
+            since: Instant::now(),
+            turn: self.last_turn,
+            full,
+            flight: None,
+        };
+        self.queues.push(id, &page);
+        let file = self.files.entry(id.ino).or_default();
+        file.dirty_bytes += page.content.len();
+        file.dirty.insert(id.no, Box::new(page));
+    }
+
+    pub fn get(&mut self, id: PageId) -> Option<Content> {
+        let room = self.clean_room();
+        let found = self.files.get(&id.ino).and_then(|file| {
+            if let Some(content) = file.clean.get(&id.no) {
+                self.lru.touch(id, room);
+                return Some(content.clone());
+            }
+            file.dirty.get(&id.no).map(|page| page.content.clone())
+        });
+        *if found.is_some() { &mut self.hits } else { &mut self.misses } += 1;
+        found
+    }
+
+    pub fn peek(&self, id: PageId) -> Option<&Content> {
+        let file = self.files.get(&id.ino)?;
+        file.clean.get(&id.no).or_else(|| file.dirty.get(&id.no).map(|page| &page.content))
+    }
+
+    pub fn insert(&mut self, id: PageId, content: Content, access: Access) -> Content {
+        if let Some(there) = self.peek(id) {
+            return there.clone();
+        }
+        if self.reserve(charge(&content)) {
+            self.put_clean(id, content.clone(), access == Access::Random);
+        }
+        content
+    }
+
+    pub fn write(
+        &mut self,
+        id: PageId,
+        offset: usize,
+        bytes: &[u8],
+        page_size: usize,
+        base: Base,
+    ) -> Result<Urgent, Need> {
+        let end = offset + bytes.len();
+        let to_end = end >= page_size;
+        let was_dirty = self.dirty;
+        let mut filled = false;
+        if let Some(page) = self.dirty_page(id) {
+            let frozen = page.frozen();
+            let old = page.content.capacity();
+            let capacity = grown(old, end, page_size);
+            let more = if frozen { capacity + PAGE_OVERHEAD } else { capacity - old };
+            if more > 0 {
+                self.admit(more, more)?;
+            }
+            self.change(id, |content, changes| {
+                overwrite(content, offset, bytes, capacity, frozen);
+                changes.write(offset..end);
+            });
+            if to_end {
+                filled = self.filled(id);
+            }
+        } else {
+            let clean = self.take_clean(id);
+            if clean.is_some() {
+                self.lru.remove(id);
+            } else if base == Base::Unknown && (offset > 0 || end < page_size) {
+                return Err(Need::Page);
+            }
+            let (old, held) = clean.as_ref().map_or((0, 0), |c| (c.capacity(), charge(c)));
+            let capacity = grown(old, end, page_size);
+            let total = capacity + PAGE_OVERHEAD;
+            if let Err(need) = self.admit(total - held, total) {
+                if let Some(content) = clean {
+                    self.put_clean(id, content, true);
+                }
+                return Err(need);
+            }
+            let mut content = clean.unwrap_or_default();
+            overwrite(&mut content, offset, bytes, capacity, false);
+            let mut changes = Changes::default();
+            changes.write(offset..end);
+            self.put_dirty(id, content, changes, 0, to_end);
+            filled = to_end;
+        }
+        Ok(filled || self.crossed(was_dirty))
+    }
+
+    pub fn cut(&mut self, id: PageId, offset: usize, base: Base) -> Result<Urgent, Need> {
+        let was_dirty = self.dirty;
+        let Some(content) = self.peek(id) else {
+            return if base == Base::Absent { Ok(false) } else { Err(Need::Page) };
+        };
+        if content.len() <= offset {
+            return Ok(false);
+        }
+        // The rest is copied to a buffer of its own size: the old one would keep its room for nothing.
+        let rest = Vec::from(content.get(..offset).unwrap_or_default());
+        let rest_charge = rest.capacity() + PAGE_OVERHEAD;
+        let old_charge = charge(content);
+        if let Some(page) = self.dirty_page(id) {
+            if page.frozen() {
+                self.admit(rest_charge, rest_charge)?;
+            } else {
+                self.used -= old_charge - rest_charge;
+                self.dirty -= old_charge - rest_charge;
+            }
+            self.change(id, |content, changes| {
+                *content = Arc::new(rest);
+                changes.cut(offset);
+            });
+            if let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(&id.no))
+                && page.full
+            {
+                if page.flight.is_none() {
+                    self.queues.remove(page);
+                }
+                page.full = false;
+                if page.flight.is_none() {
+                    self.queues.push(id, page);
+                }
+            }
+        } else {
+            self.admit(0, rest_charge)?;
+            self.take_clean(id);
+            self.lru.remove(id);
+            self.used -= old_charge - rest_charge;
+            let mut changes = Changes::default();
+            changes.cut(offset);
+            self.put_dirty(id, Arc::new(rest), changes, 0, false);
+        }
+        Ok(self.crossed(was_dirty))
+    }
+
+    fn crossed(&self, was_dirty: usize) -> bool {
+        was_dirty * 2 <= self.dirty_limit && self.dirty * 2 > self.dirty_limit
+    }
+
+    /// Changes a dirty page for which the bytes are reserved. The first change under a flush leaves the
+    /// old content, and its bytes, to the flush.
+    fn change(&mut self, id: PageId, change: impl FnOnce(&mut Content, &mut Changes)) {
+        let Some(file) = self.files.get_mut(&id.ino) else { return };
+        let Some(page) = file.dirty.get_mut(&id.no) else { return };
+        let (len, held) = (page.content.len(), charge(&page.content));
+        change(&mut page.content, &mut page.changes);
+        file.dirty_bytes = file.dirty_bytes + page.content.len() - len;
+        if let Some(flight) = &mut page.flight
+            && !flight.changed
+        {
+            flight.changed = true;
+            self.flights.insert(flight.ticket, held);
+            self.last_turn += 1;
+            page.turn = self.last_turn;
+            page.since = Instant::now();
+            page.full = false;
+        }
+    }
+
+    /// Marks a page as written to its end; says whether that made it due.
+    fn filled(&mut self, id: PageId) -> bool {
+        let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(&id.no)) else {
+            return false;
+        };
+        if page.full || page.flight.is_some() {
+            page.full = true;
+            return false;
+        }
+        self.queues.remove(page);
+        page.full = true;
+        self.queues.push(id, page);
+        true
+    }
+
+    pub fn discard(&mut self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, Range<u32>)> {
+        let mut patches = Vec::new();
+        let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return patches };
+        let clean: Vec<PageNo> = file.clean.range(from..to).map(|(no, _)| *no).collect();
+        let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| *no).collect();
+        for no in clean {
+            let id = PageId { ino, no };
+            self.lru.remove(id);
+            if let Some(content) = self.take_clean(id) {
+                self.used -= charge(&content);
+            }
+        }
+        for no in dirty {
+            let Some(page) = self.take_dirty(PageId { ino, no }) else { continue };
+            let bytes = charge(&page.content);
+            match &page.flight {
+                // The flush still holds the content.
+                Some(flight) if !flight.changed => {
+                    self.flights.insert(flight.ticket, bytes);
+                }
+                _ => {
+                    self.used -= bytes;
+                    self.dirty -= bytes;
+                }
+            }
+            if !page.patches.is_empty() {
+                patches.push((no, page.patches));
+            }
+        }
+        patches
+    }
+
+    pub fn take_patches(&mut self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
+        let Some(file) = self.files.get_mut(&ino) else { return Some(Vec::new()) };
+        let mut bytes = 0;
+        for page in file.dirty.values() {
+            let covered = page.flight.as_ref().map(|f| &f.covered).filter(|c| !c.is_empty());
+            if covered.is_none() && page.changes.is_empty() {
+                continue;
+            }
+            bytes += page.changes.bytes() + covered.map_or(0, Changes::bytes);
+            if bytes > limit || page.patches.len() as u32 > MOST_PATCHES {
+                return None;
+            }
+        }
+        let mut patches = Vec::new();
+        for (no, page) in &mut file.dirty {
+            let later = std::mem::take(&mut page.changes);
+            let changes = match &mut page.flight {
+                Some(flight) => std::mem::take(&mut flight.covered).then(later),
+                None => later,
+            };
+            if changes.is_empty() {
+                continue;
+            }
+            patches.reserve(changes.count());
+            let data = changes.ranges.into_iter().filter_map(|range| {
+                let bytes = page.content.get(range.clone())?.to_vec();
+                Some(Patch::Data { offset: range.start as u32, bytes })
+            });
+            for patch in changes.zero_from.map(|z| Patch::ZeroFrom(z as u32)).into_iter().chain(data) {
+                patches.push((*no, page.patches.end, patch));
+                page.patches.end += 1;
+            }
+            if let Some(flight) = &mut page.flight
+                && !flight.changed
+            {
+                // They say nothing that the frame does not.
+                flight.patches = page.patches.end;
+            }
+        }
+        Some(patches)
+    }
+
+    pub fn insert_patched(&mut self, id: PageId, content: Content, patches: u32) -> bool {
+        let bytes = charge(&content);
+        if self.dirty_page(id).is_some() || !self.reserve(bytes) {
+            return false;
+        }
+        if let Some(old) = self.take_clean(id) {
+            self.lru.remove(id);
+            self.used -= charge(&old);
+        }
+        self.dirty += bytes;
+        self.put_dirty(id, content, Changes::default(), patches, false);
+        true
+    }
+
+    fn begin_flush(&mut self, id: PageId) -> Option<Flush> {
+        let page = self.files.get_mut(&id.ino)?.dirty.get_mut(&id.no).filter(|p| p.flight.is_none())?;
+        self.queues.remove(page);
+        self.last_ticket += 1;
+        page.flight = Some(Flight {
+            ticket: self.last_ticket,
+            patches: page.patches.end,
+            covered: std::mem::take(&mut page.changes),
+            changed: false,
+            since: page.since,
+            turn: page.turn,
+            full: page.full,
+        });
+        self.flights.insert(self.last_ticket, 0);
+        *self.flying.entry(id.ino).or_default() += 1;
+        Some(Flush { id, content: page.content.clone(), ticket: self.last_ticket })
+    }
+
+    pub fn flush_file(&mut self, ino: Ino) -> Vec<Flush> {
+        let pages = self.dirty_pages(ino);
+        pages.into_iter().filter_map(|no| self.begin_flush(PageId { ino, no })).collect()
+    }
+
+    pub fn flush_due(&mut self, age: Duration, max_bytes: usize) -> Vec<Flush> {
+        let mut due = Vec::new();
+        let mut bytes = 0;
+        let pressed = self.pressed();
+        let now = Instant::now();
+        for (waiting, at_once) in [(&self.queues.full, true), (&self.queues.partial, pressed)] {
+            for id in waiting.values() {
+                let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(&id.no)) else { continue };
+                if bytes >= max_bytes || !(at_once || now.duration_since(page.since) >= age) {
+                    break;
+                }
+                bytes += page.content.len().max(1);
+                if bytes > max_bytes && !due.is_empty() {
+                    break;
+                }
+                due.push(*id);
+            }
+        }
+        due.sort_unstable();
+        due.into_iter().filter_map(|id| self.begin_flush(id)).collect()
+    }
+
+    /// Whether something is due, whatever its age.
+    pub fn due_now(&self) -> bool {
+        !self.queues.full.is_empty() || (self.pressed() && !self.queues.partial.is_empty())
+    }
+
+    /// When something is due, or would be at the earliest if nothing else is written.
+    pub fn next_due(&self, age: Duration, now: Instant) -> Instant {
+        if self.due_now() {
+            return now;
+        }
+        let oldest = self.queues.partial.values().next();
+        let page = oldest.and_then(|id| self.files.get(&id.ino)?.dirty.get(&id.no));
+        page.map_or(now, |p| p.since).checked_add(age).unwrap_or(now + Duration::from_secs(3600))
+    }
+
+    /// Ends a flush: what it held alone is given back. The page, unless it was discarded.
+    fn end_flush(&mut self, flush: &Flush) -> Option<(Flight, &mut Dirty)> {
+        let held = self.flights.remove(&flush.ticket)?;
+        self.used -= held;
+        self.dirty -= held;
+        if let Some(count) = self.flying.get_mut(&flush.id.ino) {
+            *count -= 1;
+            if *count == 0 {
+                self.flying.remove(&flush.id.ino);
+            }
+        }
+        let page = self.dirty_page(flush.id)?;
+        let flight = page.flight.take_if(|f| f.ticket == flush.ticket)?;
+        Some((flight, page))
+    }
+
+    pub fn outcome(&self, flush: &Flush) -> Flushed {
+        let page = self.files.get(&flush.id.ino).and_then(|file| file.dirty.get(&flush.id.no));
+        match page.and_then(|page| Some((page, page.flight.as_ref()?))) {
+            Some((page, flight)) if flight.ticket == flush.ticket => {
+                Flushed::Stored { patches: page.patches.start..flight.patches }
+            }
+            _ => Flushed::Gone,
+        }
+    }
+
+    pub fn finish_flush(&mut self, flush: &Flush) -> Flushed {
+        let Some((flight, page)) = self.end_flush(flush) else { return Flushed::Gone };
+        let patches = page.patches.start..flight.patches;
+        page.patches.start = flight.patches;
+        self.requeue(flush.id);
+        if !flight.changed
+            && let Some(page) = self.take_dirty(flush.id)
+        {
+            self.dirty -= charge(&page.content);
+            self.put_clean(flush.id, page.content, true);
+        }
+        Flushed::Stored { patches }
+    }
+
+    pub fn fail_flush(&mut self, flush: &Flush) {
+        let Some((flight, page)) = self.end_flush(flush) else { return };
+        page.changes = flight.covered.then(std::mem::take(&mut page.changes));
+        page.since = flight.since;
+        page.turn = flight.turn;
+        page.full |= flight.full;
+        self.requeue(flush.id);
+    }
+
+    fn requeue(&mut self, id: PageId) {
+        if let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(&id.no)) {
+            self.queues.push(id, page);
+        }
+    }
+
+    pub fn in_flush(&self, ino: Ino) -> bool {
+        self.flying.contains_key(&ino)
+    }
+
+    pub fn dirty_bytes(&self, ino: Ino) -> Option<usize> {
+        self.files.get(&ino).filter(|f| !f.dirty.is_empty()).map(|f| f.dirty_bytes)
+    }
+
+    pub fn dirty_pages(&self, ino: Ino) -> Vec<PageNo> {
+        self.files.get(&ino).map(|f| f.dirty.keys().copied().collect()).unwrap_or_default()
+    }
+
+    pub fn dirty_files(&self) -> Vec<Ino> {
+        self.files.iter().filter(|(_, f)| !f.dirty.is_empty()).map(|(ino, _)| *ino).collect()
+    }
+
+    /// Recounts everything that is kept as a running sum.
+    #[cfg(test)]
+    pub fn verify(&self) {
+        let clean: usize = self.files.values().flat_map(|f| f.clean.values()).map(charge).sum();
+        let dirty: usize =
+            self.files.values().flat_map(|f| f.dirty.values()).map(|p| charge(&p.content)).sum();
+        let held: usize = self.flights.values().sum();
+        assert_eq!(self.lru.bytes(), clean);
+        assert_eq!(self.dirty, dirty + held);
+        assert_eq!(self.used, clean + dirty + held);
+        assert!(self.used <= self.limit);
+        let waiting: usize =
+            self.files.values().flat_map(|f| f.dirty.values()).filter(|p| p.flight.is_none()).count();
+        assert_eq!(self.queues.full.len() + self.queues.partial.len(), waiting);
+        assert_eq!(self.flying.values().sum::<usize>(), self.flights.len());
+        for file in self.files.values() {
+            assert!(!(file.clean.is_empty() && file.dirty.is_empty()));
+            assert_eq!(file.dirty_bytes, file.dirty.values().map(|p| p.content.len()).sum::<usize>());
+            for page in file.dirty.values() {
+                let last = page.changes.ranges.last().map_or(0, |r| r.end);
+                assert!(last <= page.content.len());
+                assert!(page.changes.ranges.windows(2).all(|w| matches!(w, [a, b] if a.end < b.start)));
+            }
+        }
+    }
+}

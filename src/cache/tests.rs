@@ -1,0 +1,174 @@
+//! The contract of the cache, sentence by sentence.
+
+use super::*;
+
+const PAGE: usize = 4096;
+
+fn id(ino: u64, no: u32) -> PageId {
+    PageId { ino: Ino(ino), no: PageNo(no) }
+}
+
+#[test]
+fn what_was_written_is_read_back_and_dirty() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    assert_eq!(cache.write(id(1, 0), 3, b"abc", PAGE, Base::Absent), Ok(()));
+    assert_eq!(cache.get(id(1, 0)).unwrap()[..], *b"\0\0\0abc");
+    assert_eq!(cache.dirty(Ino(1)), Some(6));
+    assert_eq!(cache.dirty_files(), [Ino(1)]);
+    assert_eq!(cache.dirty_pages(Ino(1)), [PageNo(0)]);
+}
+
+mod model;
+
+#[test]
+fn a_write_to_an_unknown_page_needs_it_loaded_unless_it_covers_it() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    assert_eq!(cache.write(id(1, 0), 0, &[1; PAGE - 1], PAGE, Base::Unknown), Err(Need::Page));
+    assert_eq!(cache.write(id(1, 0), 1, &[1; PAGE - 1], PAGE, Base::Unknown), Err(Need::Page));
+    assert!(!cache.contains(id(1, 0)));
+    assert_eq!(cache.write(id(1, 0), 0, &[1; PAGE], PAGE, Base::Unknown), Ok(()));
+    assert_eq!(cache.cut(id(1, 1), 7, Base::Unknown), Err(Need::Page));
+}
+
+#[test]
+fn a_small_file_costs_little() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, &[1; 4096], 128 << 10, Base::Absent).unwrap();
+    assert!(cache.stats().used <= 4096 + 1024, "{:?}", cache.stats());
+}
+
+#[test]
+fn cutting_a_hole_makes_no_page() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    assert_eq!(cache.cut(id(1, 0), 7, Base::Absent), Ok(()));
+    assert!(!cache.contains(id(1, 0)));
+}
+
+#[test]
+fn clean_pages_make_room_and_dirty_ones_never_do() {
+    let cache = Cache::new(20 * 5000, 10 * 5000);
+    for no in 0..100 {
+        cache.insert(id(1, no), vec![1; PAGE], Access::Sequential);
+    }
+    assert!(cache.contains(id(1, 99)) && !cache.contains(id(1, 0)));
+    let mut written = 0;
+    while cache.write(id(2, written), 0, &[2; PAGE], PAGE, Base::Absent).is_ok() {
+        written += 1;
+    }
+    assert_eq!(written, 10);
+    assert!(matches!(cache.write(id(2, 11), 0, &[2; PAGE], PAGE, Base::Absent), Err(Need::Room(_))));
+    for no in 100..200 {
+        cache.insert(id(1, no), vec![1; PAGE], Access::Random);
+    }
+    assert_eq!(cache.dirty_pages(Ino(2)).len(), 10);
+    assert!(cache.stats().used <= cache.stats().limit);
+}
+
+#[test]
+fn a_scan_does_not_push_out_what_is_used_again() {
+    let cache = Cache::new(20 * 5000, 10 * 5000);
+    for _ in 0..2 {
+        for hot in 0..8 {
+            if cache.get(id(1, hot)).is_none() {
+                cache.insert(id(1, hot), vec![1; PAGE], Access::Random);
+            }
+        }
+    }
+    for no in 0..1000 {
+        cache.insert(id(2, no), vec![1; PAGE], Access::Sequential);
+        for _ in 0..4 {
+            assert!(cache.get(id(2, no)).is_some());
+        }
+    }
+    assert!((0..8).all(|hot| cache.contains(id(1, hot))));
+}
+
+#[test]
+fn a_page_that_is_there_stays_when_it_is_loaded_again() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, b"new", PAGE, Base::Absent).unwrap();
+    assert_eq!(cache.insert(id(1, 0), b"old".to_vec(), Access::Random)[..], *b"new");
+    assert_eq!(cache.get(id(1, 0)).unwrap()[..], *b"new");
+}
+
+#[test]
+fn a_page_written_while_in_flush_stays_dirty_with_the_later_changes_only() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, b"aaaa", PAGE, Base::Absent).unwrap();
+    assert_eq!(cache.take_patches(Ino(1), 100).unwrap().len(), 1);
+    cache.write(id(1, 0), 4, b"bbbb", PAGE, Base::Absent).unwrap();
+    let flush = cache.flush_file(Ino(1)).pop().unwrap();
+    assert!(cache.flush_file(Ino(1)).is_empty(), "it is in flush already");
+    cache.write(id(1, 0), 1, b"c", PAGE, Base::Unknown).unwrap();
+    assert_eq!(flush.content[..], *b"aaaabbbb", "the flush keeps what it began with");
+    assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..1 });
+    let later = Patch::Data { offset: 1, bytes: b"c".to_vec() };
+    assert_eq!(cache.take_patches(Ino(1), 100), Some(vec![(PageNo(0), 1, later)]));
+    let flush = cache.flush_file(Ino(1)).pop().unwrap();
+    assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 1..2 });
+    assert_eq!(cache.dirty(Ino(1)), None);
+    assert!(cache.contains(id(1, 0)));
+}
+
+#[test]
+fn what_a_failed_flush_covered_is_unjournalled_again() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, b"aaaa", PAGE, Base::Absent).unwrap();
+    let flush = cache.flush_file(Ino(1)).pop().unwrap();
+    cache.fail_flush(&flush);
+    let patch = Patch::Data { offset: 0, bytes: b"aaaa".to_vec() };
+    assert_eq!(cache.take_patches(Ino(1), 100), Some(vec![(PageNo(0), 0, patch)]));
+    assert_eq!(cache.flush_file(Ino(1)).len(), 1);
+}
+
+#[test]
+fn a_page_discarded_in_flush_is_gone_and_its_patches_are_named() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 3), 0, b"aaaa", PAGE, Base::Absent).unwrap();
+    cache.take_patches(Ino(1), 100).unwrap();
+    let flush = cache.flush_file(Ino(1)).pop().unwrap();
+    assert_eq!(cache.discard(Ino(1), PageNo(0), PageNo(u32::MAX)), [(PageNo(3), 0..1)]);
+    assert!(!cache.contains(id(1, 3)));
+    assert_eq!(cache.finish_flush(&flush), Flushed::Gone);
+    assert_eq!((cache.stats().used, cache.stats().dirty), (0, 0));
+}
+
+#[test]
+fn too_many_bytes_or_patches_ask_for_a_flush() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, &[1; 100], PAGE, Base::Absent).unwrap();
+    assert_eq!(cache.take_patches(Ino(1), 99), None);
+    for _ in 0..17 {
+        assert_eq!(cache.take_patches(Ino(1), 100).unwrap().len(), 1);
+        cache.write(id(1, 0), 0, b"x", PAGE, Base::Unknown).unwrap();
+    }
+    assert_eq!(cache.take_patches(Ino(1), 100), None);
+}
+
+#[test]
+fn full_pages_are_due_at_once_and_others_when_old_or_when_memory_is_short() {
+    let cache = Cache::new(20 * 5000, 10 * 5000);
+    let hour = Duration::from_secs(3600);
+    cache.write(id(1, 1), 0, &[1; PAGE], PAGE, Base::Absent).unwrap();
+    cache.write(id(1, 0), 0, &[1; PAGE], PAGE, Base::Absent).unwrap();
+    cache.write(id(2, 0), 0, &[1; 10], PAGE, Base::Absent).unwrap();
+    let due = cache.flush_due(hour, 1 << 20);
+    assert_eq!(due.iter().map(|f| f.id).collect::<Vec<_>>(), [id(1, 0), id(1, 1)]);
+    assert!(cache.flush_due(hour, 1 << 20).is_empty());
+    assert_eq!(cache.flush_due(Duration::ZERO, 1 << 20).len(), 1);
+    for no in 0..7 {
+        cache.write(id(3, no), 0, &[1; PAGE - 1], PAGE, Base::Absent).unwrap();
+    }
+    assert_eq!(cache.flush_due(hour, 2 * PAGE).len(), 2, "memory is short");
+    cache.wait_due(hour, hour);
+}
+
+#[test]
+fn a_recovered_page_is_dirty_with_nothing_to_be_journalled() {
+    let cache = Cache::new(1 << 20, 1);
+    assert!(cache.insert_patched(id(1, 0), vec![1; 100], 3));
+    assert!(cache.insert_patched(id(1, 1), vec![1; 100], 1), "the dirty limit is ignored");
+    assert_eq!(cache.take_patches(Ino(1), 0), Some(vec![]));
+    let flush = cache.flush_file(Ino(1)).remove(0);
+    assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..3 });
+}

@@ -1,0 +1,136 @@
+//! The files of the journal, and how they come to be.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::io::{File, Io};
+
+/// One write of zeros while a file is filled, bytes.
+const FILL: usize = 256 << 10;
+
+/// An open journal file.
+#[derive(Debug)]
+pub(in crate::catalog) struct JournalFile {
+    /// Its number.
+    pub number: u64,
+    /// The file.
+    pub file: Arc<dyn File>,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its length: up to here its blocks have been written before. Grows when no other file was ready.
+    pub len: AtomicU64,
+}
+
+impl JournalFile {
+    /// Its length, bytes.
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Everything in it.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len() as usize];
+        let read = self
+            .file
+            .read_at(&mut bytes, 0)
+            .map_err(Error::io(format!("reading {}", self.path.display())))?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+}
+
+/// The directory of the journal.
+#[derive(Debug)]
+pub(in crate::catalog) struct Directory {
+    io: Arc<dyn Io>,
+    path: PathBuf,
+    /// The length that files are prepared with.
+    file_len: u64,
+}
+
+impl Directory {
+    /// The journal's directory, made when missing.
+    pub fn open(io: Arc<dyn Io>, path: PathBuf, file_len: u64) -> Result<Directory> {
+        io.create_dir_all(&path).map_err(Error::io(format!("making {}", path.display())))?;
+        Ok(Directory { io, path, file_len })
+    }
+
+    /// The path of a file.
+    pub fn path_of(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number:08}"))
+    }
+
+    /// The files that are there, by number.
+    pub fn files(&self) -> Result<Vec<JournalFile>> {
+        let list = self.io.list(&self.path).map_err(Error::io(format!("listing {}", self.path.display())))?;
+        let mut files = Vec::new();
+        for path in list {
+            match number_of(&path) {
+                Some(number) => files.push(self.open_file(number, false)?),
+                None => log::warn!("{}: no file of the journal; left alone", path.display()),
+            }
+        }
+        files.sort_by_key(|f| f.number);
+        Ok(files)
+    }
+
+    fn open_file(&self, number: u64, create: bool) -> Result<JournalFile> {
+        let path = self.path_of(number);
+        let file = self.io.open(&path, create).map_err(Error::io(format!("opening {}", path.display())))?;
+        let len = file.len().map_err(Error::io(format!("asking the length of {}", path.display())))?;
+        Ok(JournalFile { number, file, path, len: AtomicU64::new(len) })
+    }
+
+    /// Makes a file full of zeros. It is durable under its name when this returns.
+    pub fn create(&self, number: u64) -> Result<JournalFile> {
+        let file = self.open_file(number, true)?;
+        self.fill(&file)?;
+        Ok(file)
+    }
+
+    /// Gives a file whose records are needed no longer a new number. It is durable under it when this returns.
+    pub fn recycle(&self, old: &JournalFile, number: u64) -> Result<JournalFile> {
+        let path = self.path_of(number);
+        self.io.rename(&old.path, &path).map_err(Error::io(format!(
+            "renaming {} to {}",
+            old.path.display(),
+            path.display()
+        )))?;
+        let file = JournalFile { number, file: old.file.clone(), path, len: AtomicU64::new(old.len()) };
+        self.fill(&file)?;
+        Ok(file)
+    }
+
+    /// Brings a file to its length and makes it durable.
+    fn fill(&self, file: &JournalFile) -> Result<()> {
+        let what = || Error::io(format!("preparing {}", file.path.display()));
+        let mut at = file.len();
+        if at > self.file_len {
+            file.file.set_len(self.file_len).map_err(what())?;
+        }
+        let zeros = vec![0; FILL.min(self.file_len as usize)];
+        while at < self.file_len {
+            let part = (self.file_len - at).min(zeros.len() as u64);
+            file.file.write_all_at(&zeros[..part as usize], at).map_err(what())?;
+            at += part;
+        }
+        file.len.store(self.file_len, Ordering::Relaxed);
+        file.file.sync().map_err(what())?;
+        self.io.sync_dir(&self.path).map_err(what())
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, file: &JournalFile) -> Result<()> {
+        self.io.remove(&file.path).map_err(Error::io(format!("removing {}", file.path.display())))
+    }
+}
+
+fn number_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    if name.len() < 8 || !name.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    name.parse().ok()
+}

@@ -1,0 +1,120 @@
+//! Appending to the journal.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::file::JournalFile;
+use super::record::{Draft, HEADER};
+use crate::error::{Error, Result};
+
+/// The end of the journal. Whoever holds it decides the order of everything.
+#[derive(Debug)]
+pub(in crate::catalog) struct Writer {
+    /// Files with records that are not in the index, in order; the last is written to.
+    live: Vec<Arc<JournalFile>>,
+    current: Arc<JournalFile>,
+    offset: u64,
+    /// The number of the next record.
+    next: u64,
+    /// The newest batch.
+    pub last_batch: u64,
+    /// The newest record that is known to be durable.
+    flushed: u64,
+    /// Files with records that are not known to be durable, with the newest record of each.
+    dirty: Vec<(Arc<JournalFile>, u64)>,
+    /// Prepared files with the numbers that follow.
+    pub ready: VecDeque<Arc<JournalFile>>,
+    /// Bytes appended since the last [`Writer::turn`].
+    pub appended: u64,
+    /// Why nothing more can be appended.
+    pub broken: Option<String>,
+}
+
+impl Writer {
+    /// A writer that goes on behind record `last` at the start of `file`.
+    pub fn new(file: Arc<JournalFile>, last: u64) -> Writer {
+        Writer {
+            live: vec![file.clone()],
+            current: file,
+            offset: 0,
+            next: last + 1,
+            last_batch: last,
+            flushed: last,
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            appended: 0,
+            broken: None,
+        }
+    }
+
+    /// Writes a record and returns its number. After an error nothing has been appended, and the next
+    /// record takes the same place; where even that cannot be had, `broken` says why.
+    pub fn append(&mut self, draft: &mut Draft) -> Result<u64> {
+        let size = draft.size() as u64;
+        if self.offset > 0 && self.offset + size > self.current.len() && !self.ready.is_empty() {
+            self.advance();
+        }
+        let file = &self.current;
+        let seq = self.next;
+        if let Err(error) = file.file.write_all_at(draft.finish(file.number, seq, self.flushed), self.offset)
+        {
+            let what = format!("writing {}", file.path.display());
+            // A torn record is no record; but one that came through whole must not stay.
+            if let Err(second) = file.file.write_all_at(&[0; HEADER], self.offset) {
+                self.broken = Some(format!("{what} failed ({error}), and so did undoing it ({second})"));
+            }
+            return Err(Error::io(what)(error));
+        }
+        self.offset += size;
+        self.appended += size;
+        // No prepared file was there: this one has grown.
+        file.len.fetch_max(self.offset, Ordering::Relaxed);
+        self.next += 1;
+        match self.dirty.last_mut() {
+            Some((last, newest)) if last.number == file.number => *newest = seq,
+            _ => self.dirty.push((file.clone(), seq)),
+        }
+        Ok(seq)
+    }
+
+    /// The newest record.
+    pub fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// The files that a flush of everything appended so far must reach.
+    pub fn unflushed(&self) -> Vec<Arc<JournalFile>> {
+        self.dirty.iter().map(|(file, _)| file.clone()).collect()
+    }
+
+    /// Notes that records up to `seq` are durable.
+    pub fn set_flushed(&mut self, seq: u64) {
+        self.flushed = self.flushed.max(seq);
+        self.dirty.retain(|(_, newest)| *newest > seq);
+    }
+
+    fn advance(&mut self) -> bool {
+        let Some(file) = self.ready.pop_front() else { return false };
+        self.live.push(file.clone());
+        self.current = file;
+        self.offset = 0;
+        true
+    }
+
+    /// Goes on in the next prepared file and returns those behind it with that file's number; none
+    /// when no file is ready.
+    pub fn turn(&mut self) -> Option<(Vec<Arc<JournalFile>>, u64)> {
+        if !self.advance() {
+            return None;
+        }
+        self.appended = 0;
+        let behind = self.live.split_off(self.live.len() - 1);
+        Some((std::mem::replace(&mut self.live, behind), self.current.number))
+    }
+
+    /// Bytes on disk of the files that this writer knows.
+    pub fn disk_bytes(&self) -> u64 {
+        self.live.iter().chain(&self.ready).map(|f| f.len()).sum()
+    }
+}

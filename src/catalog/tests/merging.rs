@@ -1,0 +1,179 @@
+//! Reads merge table, frozen table and index.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Vec<(u16, Option<u8>)>),
+    Scan(u16, u16, usize),
+    Checkpoint,
+    Sync,
+    Reopen,
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let change = (0..400u16, proptest::option::weighted(0.7, any::<u8>()));
+    prop_oneof![
+        12 => proptest::collection::vec(change, 1..40).prop_map(Step::Apply),
+        6 => (0..400u16, 0..400u16, 1..300usize).prop_map(|(a, b, n)| Step::Scan(a, b, n)),
+        2 => Just(Step::Checkpoint),
+        1 => Just(Step::Sync),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn key(n: u16) -> Key {
+    format!("key {n:05}").into_bytes()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn get_and_scan_tell_the_same_as_a_plain_map(steps in proptest::collection::vec(step(), 1..60)) {
+        let bench = Bench::new();
+        let mut catalog = bench.open();
+        let mut model = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Apply(changes) => {
+                    let mut batch = Batch::default();
+                    for (n, value) in changes {
+                        match value {
+                            Some(byte) => {
+                                batch.put(key(n), vec![byte; 100]);
+                                model.insert(key(n), vec![byte; 100]);
+                            }
+                            None => {
+                                batch.delete(key(n));
+                                model.remove(&key(n));
+                            }
+                        }
+                    }
+                    catalog.apply(batch).unwrap();
+                }
+                Step::Scan(from, to, most) => {
+                    let range = key(from)..key(to);
+                    let mut found = Vec::new();
+                    catalog.scan(range.clone(), &mut |key, value| {
+                        found.push((key.to_vec(), value.to_vec()));
+                        found.len() < most
+                    }).unwrap();
+                    let expected: Vec<_> = match from < to {
+                        true => model.range(range).take(most).map(|(k, v): (&Key, &Value)| (k.clone(), v.clone())).collect(),
+                        false => vec![],
+                    };
+                    prop_assert_eq!(found, expected);
+                }
+                Step::Checkpoint => catalog.checkpoint(&nothing).unwrap(),
+                Step::Sync => catalog.sync(catalog.last_seq(), &nothing).unwrap(),
+                Step::Reopen => {
+                    catalog.close(&nothing).unwrap();
+                    drop(catalog);
+                    catalog = bench.open();
+                }
+                Step::Crash => {
+                    drop(catalog);
+                    catalog = bench.open();
+                }
+            }
+            for n in [0, 7, 399] {
+                prop_assert_eq!(catalog.get(&key(n)).unwrap(), model.get(&key(n)).cloned());
+            }
+        }
+        prop_assert_eq!(all(&catalog), model);
+    }
+}
+
+#[test]
+fn a_scan_sees_no_batch_that_is_applied_while_it_visits_and_no_half_of_one() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    let fill = |byte: u8| {
+        let mut batch = Batch::default();
+        (0..200).for_each(|n| batch.put(key(n), vec![byte]));
+        batch
+    };
+    catalog.apply(fill(1)).unwrap();
+    catalog.checkpoint(&nothing).unwrap();
+    for round in 2..20u8 {
+        catalog.apply(fill(round)).unwrap();
+        let (begun, begin) = crossbeam_channel::bounded(0);
+        let (goon, go) = crossbeam_channel::bounded(0);
+        std::thread::scope(|scope| {
+            let scanner = scope.spawn(|| {
+                let mut seen = Vec::new();
+                catalog
+                    .scan(key(0)..key(200), &mut |_, value| {
+                        if seen.is_empty() {
+                            begun.send(()).unwrap();
+                            go.recv().unwrap();
+                        }
+                        seen.push(value[0]);
+                        true
+                    })
+                    .unwrap();
+                seen
+            });
+            begin.recv().unwrap();
+            catalog.apply(fill(100 + round)).unwrap();
+            if round % 3 == 0 {
+                catalog.checkpoint(&nothing).unwrap();
+                catalog.apply(fill(50 + round)).unwrap();
+            }
+            goon.send(()).unwrap();
+            assert_eq!(scanner.join().unwrap(), vec![round; 200]);
+        });
+    }
+}
+
+#[test]
+fn readers_see_every_batch_whole_while_checkpoints_run() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                catalog.checkpoint(&nothing).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for n in 1..=3000 {
+                catalog.apply(numbered(n)).unwrap();
+                assert_eq!(
+                    catalog.get(format!("n{n:06}").as_bytes()).unwrap(),
+                    Some(n.to_le_bytes().to_vec())
+                );
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        let mut last = 0;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            let now = count(&catalog);
+            assert!(now >= last);
+            last = now;
+        }
+    });
+    assert_eq!(count(&catalog), 3000);
+}
+
+#[test]
+fn the_table_stays_within_twice_its_limit_when_writers_ask_for_room() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    let limit = MEMORY / 4;
+    for n in 1..=20_000 {
+        if !catalog.has_room() {
+            catalog.wait_for_room().unwrap();
+        }
+        catalog.apply(numbered(n)).unwrap();
+        assert!(catalog.stats().table_bytes as usize <= 2 * limit + 1000, "{:?}", catalog.stats());
+    }
+    assert!(catalog.stats().checkpoints > 0);
+    assert_eq!(count(&catalog), 20_000);
+}

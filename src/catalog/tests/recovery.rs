@@ -1,0 +1,273 @@
+//! What a crash leaves, and what is damage.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Error;
+
+fn damage(result: Result<LocalCatalog>) -> String {
+    match result {
+        Err(Error::Damaged(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store with five batches, none synced but those up to `synced`, that was killed.
+fn killed(synced: u64) -> Bench {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    for n in 1..=5 {
+        let seq = catalog.apply(numbered(n)).unwrap();
+        if n == synced {
+            catalog.sync(seq, &nothing).unwrap();
+        }
+    }
+    bench
+}
+
+#[test]
+fn what_was_applied_survives_a_kill_and_the_next_one() {
+    let bench = killed(0);
+    assert_eq!(count(&bench.open()), 5);
+    let catalog = bench.open();
+    assert_eq!(count(&catalog), 5);
+    catalog.apply(numbered(6)).unwrap();
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 6);
+}
+
+#[test]
+fn numbers_go_on_rising_over_a_close_and_a_kill() {
+    let bench = killed(3);
+    let catalog = bench.open();
+    let first = catalog.apply(numbered(6)).unwrap();
+    catalog.close(&nothing).unwrap();
+    drop(catalog);
+    let catalog = bench.open();
+    assert!(catalog.last_seq() >= first);
+    assert_eq!(catalog.durable_seq(), catalog.last_seq());
+    assert!(catalog.apply(numbered(7)).unwrap() > first);
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_whatever_byte_it_was_torn() {
+    let bench = killed(0);
+    let (path, records) = bench.records();
+    let (at, size) = records[4];
+    let good = std::fs::read(&path).unwrap();
+    let index = std::fs::read(bench.index()).unwrap();
+    let names = bench.journal();
+    for torn in at..at + size {
+        // The rest of the file is zeros, as it is before it is written; the last bytes of a record are zeros too.
+        let mut bytes = good.clone();
+        bytes[torn..].fill(0);
+        let whole = bytes == good;
+        for name in bench.journal() {
+            if !names.contains(&name) {
+                std::fs::remove_file(name).unwrap();
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::write(bench.index(), &index).unwrap();
+        assert_eq!(count(&bench.open()), if whole { 5 } else { 4 }, "torn at {torn}");
+        assert_eq!(count(&bench.open()), if whole { 5 } else { 4 }, "torn at {torn}, opened again");
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_what_was_durable_is_damage_and_names_the_file_and_the_place() {
+    // Records: five batches, of which the fourth is followed by a mark; the last knows of the flush.
+    let bench = killed(4);
+    let (path, records) = bench.records();
+    assert_eq!(records.len(), 6);
+    for (n, &(at, size)) in records[..5].iter().enumerate() {
+        for byte in [0, 9, 12, 16, 24, 33] {
+            assert!(byte < size);
+            flip(&path, at + byte, 0x10);
+            let why = damage(bench.try_open());
+            assert!(why.contains(path.to_str().unwrap()), "{why}");
+            assert!(why.contains(&format!("offset {at}, record {}", n + 1)), "{why}");
+            flip(&path, at + byte, 0x10);
+        }
+    }
+    assert_eq!(count(&bench.open()), 5, "refusing has changed nothing");
+}
+
+#[test]
+fn a_hole_in_what_was_never_flushed_ends_the_journal_and_never_comes_back() {
+    let bench = killed(2);
+    let (path, records) = bench.records();
+    // Records 1, 2, the mark, 3, 4, 5: lose batch 4.
+    let (at, size) = records[4];
+    let mut bytes = std::fs::read(&path).unwrap();
+    let lost = bytes[at..at + size].to_vec();
+    bytes[at..at + size].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    let catalog = bench.open();
+    assert_eq!(count(&catalog), 3);
+    drop(catalog);
+    // Even when the lost record appears again where it was.
+    if path.exists() {
+        bytes[at..at + size].copy_from_slice(&lost);
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let catalog = bench.open();
+    assert_eq!(count(&catalog), 3);
+    catalog.apply(numbered(4)).unwrap();
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 4);
+}
+
+#[test]
+fn a_batch_whose_content_is_not_there_ends_the_replay() {
+    let bench = killed(2);
+    let mut asked = Vec::new();
+    let verify = &mut |batch: &Batch| {
+        asked.push(batch.changes[0].0.clone());
+        batch.changes[0].0 != b"n000004"
+    };
+    let catalog = bench.try_open_with(MEMORY, verify).unwrap();
+    assert_eq!(count(&catalog), 3);
+    assert_eq!(asked, [b"n000003".to_vec(), b"n000004".to_vec()], "what a mark vouches for is not asked for");
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 3, "what was refused does not come back");
+}
+
+#[test]
+fn content_of_batches_that_no_mark_vouches_for_is_made_durable_before_the_index_has_them() {
+    for (synced, expected) in [(5, 0), (4, 1)] {
+        let bench = killed(synced);
+        let before = bench.before.load(SeqCst);
+        drop(bench.open());
+        assert_eq!(bench.before.load(SeqCst) - before, expected, "synced up to {synced}");
+    }
+}
+
+#[test]
+fn records_of_a_recycled_file_stay_dead() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    for round in 0..10 {
+        for n in 1..=100 {
+            catalog.apply(numbered(round * 100 + n)).unwrap();
+        }
+        catalog.checkpoint(&nothing).unwrap();
+    }
+    catalog.apply(numbered(1001)).unwrap();
+    drop(catalog);
+    assert!(bench.journal().len() <= 5, "{:?}", bench.journal());
+    let old = bench.journal().iter().filter(|p| std::fs::read(p).unwrap()[8..10] == *b"LJ").count();
+    assert!(old > 1, "the files still hold what they held under another number");
+    assert_eq!(count(&bench.open()), 1001);
+}
+
+#[test]
+fn the_journal_goes_over_many_files_and_comes_back_from_them() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    // Half a file each: no two share one, and the fourth takes the place of a checkpoint that has not begun.
+    for n in 1..=60u64 {
+        let mut batch = numbered(n);
+        batch.put(b"large".to_vec(), vec![n as u8; 30 << 10]);
+        catalog.apply(batch).unwrap();
+    }
+    let mut batch = numbered(61);
+    batch.put(b"huge".to_vec(), vec![1; 300 << 10]);
+    catalog.apply(batch).unwrap();
+    catalog.apply(numbered(62)).unwrap();
+    drop(catalog);
+    let catalog = bench.open();
+    assert_eq!(catalog.get(b"huge").unwrap().unwrap().len(), 300 << 10);
+    for n in 1..=62u64 {
+        assert_eq!(catalog.get(format!("n{n:06}").as_bytes()).unwrap(), Some(n.to_le_bytes().to_vec()));
+    }
+}
+
+#[test]
+fn a_missing_index_is_named_and_nothing_is_made_in_its_place() {
+    let bench = killed(0);
+    std::fs::remove_file(bench.index()).unwrap();
+    let why = damage(bench.try_open());
+    assert!(why.contains("index.redb") && why.contains("backup"), "{why}");
+    assert!(!bench.index().exists());
+}
+
+#[test]
+fn a_missing_journal_file_is_named() {
+    let bench = killed(0);
+    let (path, _) = bench.records();
+    std::fs::remove_file(&path).unwrap();
+    let why = damage(bench.try_open());
+    assert!(why.contains(path.to_str().unwrap()), "{why}");
+}
+
+#[test]
+fn a_foreign_or_damaged_index_is_named() {
+    let bench = killed(0);
+    let good = std::fs::read(bench.index()).unwrap();
+    for bad in [b"not an index".to_vec(), vec![], vec![0; 8192], good[..good.len() / 2].to_vec()] {
+        std::fs::write(bench.index(), &bad).unwrap();
+        let why = damage(bench.try_open());
+        assert!(why.contains("index.redb") && why.contains("backup"), "{why}");
+    }
+    std::fs::write(bench.index(), &good).unwrap();
+    assert_eq!(count(&bench.open()), 5);
+}
+
+#[test]
+fn an_interrupted_creation_is_begun_anew() {
+    let bench = Bench::new();
+    std::fs::write(bench.dir.path().join("index.redb.new"), b"half").unwrap();
+    let catalog = bench.open();
+    catalog.apply(numbered(1)).unwrap();
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    // At power loss, what was not flushed may be there or not, sector by sector.
+    #[test]
+    fn after_power_loss_the_batches_are_a_prefix_with_all_that_was_synced(
+        synced in 0..30u64,
+        unsynced in 1..30u64,
+        attempt in any::<bool>(),
+        lost in proptest::collection::vec(any::<bool>(), 64),
+    ) {
+        let bench = Bench::new();
+        let catalog = bench.open();
+        for n in 1..=synced {
+            let seq = catalog.apply(numbered(n)).unwrap();
+            if n == synced || n % 7 == 0 {
+                catalog.sync(seq, &nothing).unwrap();
+            }
+        }
+        let flushed: usize = if synced == 0 { 0 } else { bench.records().1.iter().map(|(_, size)| size).sum() };
+        for n in synced + 1..=synced + unsynced {
+            catalog.apply(numbered(n)).unwrap();
+        }
+        if attempt {
+            // The power goes in the midst of the flush: the mark is written, the flush does not return.
+            bench.disk.0.fail_sync.store(true, SeqCst);
+            prop_assert!(catalog.sync(catalog.last_seq(), &nothing).is_err());
+            bench.disk.0.fail_sync.store(false, SeqCst);
+        }
+        drop(catalog);
+        let (path, _) = bench.records();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // A sector that straddles the two keeps what was flushed.
+        for (n, sector) in bytes.chunks_mut(512).enumerate().filter(|(n, _)| lost[n % lost.len()]) {
+            let keep = flushed.saturating_sub(n * 512).min(sector.len());
+            sector[keep..].fill(0);
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let found = count(&bench.open());
+        prop_assert!((synced..=synced + unsynced).contains(&found), "{found}");
+        let catalog = bench.open();
+        prop_assert_eq!(count(&catalog), found);
+        catalog.apply(numbered(found + 1)).unwrap();
+        drop(catalog);
+        prop_assert_eq!(count(&bench.open()), found + 1);
+    }
+}

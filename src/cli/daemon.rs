@@ -1,0 +1,188 @@
+//! The process that serves a mount, in the foreground or the background.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use larder::clock::Clock;
+use larder::config::{FILE_NAME, NEW_FILE, Settings};
+use larder::control::{Control, Request};
+use larder::error::{Error, Result};
+use larder::io::RealDisk;
+use larder::mount::counters::Counters;
+use larder::mount::options::Options;
+use larder::mount::session::{self, Session};
+use larder::volume::Volume;
+use nix::sys::signal::{SigSet, Signal};
+use serde_json::json;
+
+/// What the background process says on stdout once the mount answers.
+pub const READY: &str = "mounted";
+
+/// The log of a daemon in the background, in its store.
+const LOG: &str = "larder.log";
+
+/// Opens the store, mounts it, serves it until it is unmounted, and closes it.
+pub fn run(
+    settings: Settings,
+    new: bool,
+    point: &Path,
+    options: &Options,
+    background: bool,
+    log_level: Option<&str>,
+) -> Result<ExitCode> {
+    // Before any thread is started, so that all inherit it: signals go to `watch` alone.
+    let signals = watched();
+    signals.thread_block().map_err(|errno| Error::io("blocking signals")(errno.into()))?;
+    let store = settings.storage_path.clone();
+    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System)?;
+    let served = serve(&volume, &store, new, point, options, background, log_level, signals);
+    match served {
+        Ok((session, control)) => {
+            let ended = session.run();
+            let closed = volume.close();
+            let outcome = ended.and(closed);
+            control.finish(&outcome);
+            match &outcome {
+                Ok(()) => log::info!("{}: unmounted, everything is durable", point.display()),
+                Err(error) => log::error!("{}: {error}", point.display()),
+            }
+            outcome.map(|()| ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            if let Err(closing) = volume.close() {
+                eprintln!("larder: {closing}");
+            }
+            Err(error)
+        }
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the steps between open and run, apart so that a failure closes"
+)]
+fn serve(
+    volume: &Arc<Volume>,
+    store: &Path,
+    new: bool,
+    point: &Path,
+    options: &Options,
+    background: bool,
+    log_level: Option<&str>,
+    signals: SigSet,
+) -> Result<(Session, Control)> {
+    if new {
+        let file = store.join(FILE_NAME);
+        std::fs::write(&file, NEW_FILE).map_err(Error::io(format!("writing {}", file.display())))?;
+    }
+    start_log(background.then(|| store.join(LOG)).as_deref(), log_level)?;
+    let session = Session::mount(volume, store, point, options)?;
+    let control = {
+        let (volume, counters, point) = (Arc::clone(volume), session.counters(), point.to_owned());
+        Control::serve(store, move |request| handle(request, &volume, &counters, &point))?
+    };
+    let watcher = (Arc::clone(volume), session.counters(), point.to_owned());
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || watch(&signals, &watcher.0, &watcher.1, &watcher.2))
+        .map_err(Error::io("starting the signal thread"))?;
+    log::info!("{} is mounted at {}", store.display(), point.display());
+    if background {
+        go_to_background()?;
+    }
+    Ok((session, control))
+}
+
+fn handle(request: Request, volume: &Volume, counters: &Counters, point: &Path) -> Result<serde_json::Value> {
+    match request {
+        Request::Status => {
+            let mut figures = serde_json::to_value(volume.stats()?)
+                .map_err(|error| Error::io("writing the figures")(error.into()))?;
+            if let Some(object) = figures.as_object_mut() {
+                object.insert("mountpoint".to_owned(), json!(point.display().to_string()));
+                object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+                object.insert("pid".to_owned(), json!(std::process::id()));
+                let requests: serde_json::Map<_, _> =
+                    counters.list().map(|(name, count)| (name.to_owned(), json!(count))).collect();
+                object.insert("requests".to_owned(), requests.into());
+            }
+            Ok(figures)
+        }
+        Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
+        Request::Umount => {
+            // Most of what is dirty goes to the disk while the mount still serves.
+            volume.sync()?;
+            session::unmount(point).map(|()| serde_json::Value::Null)
+        }
+    }
+}
+
+fn watched() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect()
+}
+
+/// Waits for signals. The first that asks for the end unmounts once everything is durable; where the
+/// mount is in use it is taken out of the tree, and ends with its last user. A second one ends at once.
+fn watch(signals: &SigSet, volume: &Volume, counters: &Counters, point: &Path) {
+    let mut asked = false;
+    loop {
+        match signals.wait() {
+            Ok(Signal::SIGUSR1) => {
+                let list: Vec<String> = counters.list().map(|(name, n)| format!("{name} {n}")).collect();
+                log::warn!("requests so far: {}", list.join(", "));
+            }
+            Ok(signal) if asked => {
+                log::warn!("{signal} again: ending though the mount is in use");
+                let closed = volume.close();
+                std::process::exit(i32::from(closed.is_err()));
+            }
+            Ok(signal) => {
+                asked = true;
+                log::info!("{signal}: unmounting");
+                if let Err(error) = volume.sync() {
+                    log::error!("{error}");
+                }
+                if let Err(error) = session::unmount(point) {
+                    log::warn!("{error}; it ends when its last user is gone");
+                    if let Err(error) = session::detach(point) {
+                        log::error!("{error}");
+                    }
+                }
+            }
+            Err(errno) => log::error!("waiting for signals: {errno}"),
+        }
+    }
+}
+
+fn start_log(file: Option<&Path>, level: Option<&str>) -> Result<()> {
+    let default = env_logger::Env::default().default_filter_or("info,fuser=warn");
+    let mut builder = env_logger::Builder::from_env(default);
+    if let Some(level) = level {
+        builder.parse_filters(level);
+    }
+    if let Some(path) = file {
+        let open = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        let file = open.map_err(Error::io(format!("opening {}", path.display())))?;
+        builder.target(env_logger::Target::Pipe(Box::new(file)));
+    }
+    builder.try_init().map_err(|error| Error::Config(format!("the log: {error}")))?;
+    // In the background stderr leads nowhere, and a panic has to be read somewhere.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    Ok(())
+}
+
+/// Leaves the terminal and the directory that the command was given in, and says that all is ready.
+fn go_to_background() -> Result<()> {
+    let failed = |errno: nix::errno::Errno| Error::io("going to the background")(errno.into());
+    nix::unistd::setsid().map_err(failed)?;
+    std::env::set_current_dir("/").map_err(Error::io("going to /"))?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(Error::io("opening /dev/null"))?;
+    // Whoever started us may be gone already; the mount stays.
+    let mut output = std::io::stdout();
+    let _ = writeln!(output, "{READY}").and_then(|()| output.flush());
+    nix::unistd::dup2_stdout(&null).map_err(failed)?;
+    nix::unistd::dup2_stderr(&null).map_err(failed)
+}

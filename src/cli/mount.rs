@@ -1,0 +1,150 @@
+//! `larder mount`
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+
+use larder::config::{FILE_NAME, Settings};
+use larder::error::{Error, Result};
+use larder::mount::options::Options;
+
+use super::daemon::{self, READY};
+
+/// Mount a store; one that does not exist yet is made
+///
+/// The command returns once the mount answers; a daemon serves it in the background and logs to
+/// STORE/larder.log. Settings come from the flags below, else from LARDER_* variables, else from
+/// STORE/larder.toml.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Mount {
+    /// The directory that holds the store
+    store: PathBuf,
+    /// The directory under which its files appear
+    mountpoint: PathBuf,
+    /// Stay in the foreground and log to stderr; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Options as for mount(8): ro, nodev, nosuid, noexec, noatime, sync, dirsync, allow_other, or a setting
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// What to log: error, warn, info, debug, trace, or a filter as in RUST_LOG
+    #[arg(long, env = "LARDER_LOG", value_name = "FILTER")]
+    log_level: Option<String>,
+    /// Set for the process that goes to the background, by the one that starts it
+    #[arg(long, hide = true)]
+    background: bool,
+
+    /// The store's path, where a script gives it by name; must be STORE
+    #[arg(long, value_name = "PATH", help_heading = "Settings")]
+    storage_path: Option<String>,
+    /// The most that the store may take on the disk, as 10GiB
+    #[arg(long, value_name = "SIZE", help_heading = "Settings")]
+    storage_size_limit: Option<String>,
+    /// Codec of new files: lz4, zstd:LEVEL, gzip:LEVEL, deflate, none, auto [default: lz4]
+    #[arg(long, value_name = "CODEC", help_heading = "Settings")]
+    storage_compression: Option<String>,
+    /// Not yet available in this version; only "none"
+    #[arg(long, value_name = "CIPHER", help_heading = "Settings")]
+    storage_encryption: Option<String>,
+    /// Memory for content and metadata, at least 16MiB [default: 256MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Settings")]
+    cache_size_limit: Option<String>,
+    /// Not yet available in this version; only "never"
+    #[arg(long, value_name = "DURATION", help_heading = "Settings")]
+    cache_ttl: Option<String>,
+    /// Not yet available in this version; only "none"
+    #[arg(long, value_name = "POLICY", help_heading = "Settings")]
+    cache_eviction_policy: Option<String>,
+    /// Content with fewer bytes is stored as it is [default: 128]
+    #[arg(long, value_name = "SIZE", help_heading = "Settings")]
+    cache_compression_threshold: Option<String>,
+    /// How much of the latest changes a power failure may take [default: 5s]
+    #[arg(long, value_name = "DURATION", help_heading = "Settings")]
+    commit_interval: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  larder mount ~/store.larder ~/larder
+  larder mount --storage-size-limit 10GiB --storage-compression zstd:3 /data/store /mnt/larder
+  larder mount -o ro,nodev /data/store /mnt/larder
+In /etc/fstab, with scripts/mount.fuse.larder installed as /sbin/mount.fuse.larder:
+  /data/store  /mnt/larder  fuse.larder  defaults,cache-size-limit=64MiB  0  0";
+
+impl Mount {
+    pub fn run(self) -> Result<ExitCode> {
+        if !self.foreground && !self.background {
+            return in_background();
+        }
+        let options = Options::parse(self.options.iter().map(String::as_str))?;
+        // The log is not set up yet, so that it can go into the store; errors go to stderr either way.
+        let store = absolute(&self.store)?;
+        let point = larder::mount::session::check(&store, &self.mountpoint)?;
+        let file = match std::fs::read_to_string(store.join(FILE_NAME)) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
+                return Err(Error::store(&self.store, "it is not a directory; a store is one"));
+            }
+            Err(error) => {
+                return Err(Error::io(format!("reading {}", store.join(FILE_NAME).display()))(error));
+            }
+        };
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let flags = options.settings.iter().cloned().chain(self.flags());
+        let settings = Settings::load(&store, file.as_deref(), environment, flags)?;
+        daemon::run(settings, file.is_none(), &point, &options, self.background, self.log_level.as_deref())
+    }
+
+    fn flags(&self) -> impl Iterator<Item = (String, String)> {
+        [
+            ("storage-path", &self.storage_path),
+            ("storage-size-limit", &self.storage_size_limit),
+            ("storage-compression", &self.storage_compression),
+            ("storage-encryption", &self.storage_encryption),
+            ("cache-size-limit", &self.cache_size_limit),
+            ("cache-ttl", &self.cache_ttl),
+            ("cache-eviction-policy", &self.cache_eviction_policy),
+            ("cache-compression-threshold", &self.cache_compression_threshold),
+            ("commit-interval", &self.commit_interval),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .map_err(|error| Error::store(path, error.to_string()))
+}
+
+/// Starts this program once more, and waits until its mount answers or it fails. A new process rather
+/// than a fork: nothing of ours has to survive one, and what it says before it is ready goes to our stderr.
+fn in_background() -> Result<ExitCode> {
+    let program = std::env::current_exe().map_err(Error::io("finding this program"))?;
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    arguments.insert(1.min(arguments.len()), "--background".into());
+    let mut child = std::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(Error::io("starting the daemon"))?;
+    if let Some(output) = child.stdout.take() {
+        let mut line = String::new();
+        // The end of its output without the word means that it failed; its status tells.
+        let _ = BufReader::new(output).read_line(&mut line);
+        if line.trim_end() == READY {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let status = child.wait().map_err(Error::io("waiting for the daemon"))?;
+    match status.code() {
+        Some(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1).max(1))),
+        None => Err(Error::Config(format!("the daemon ended before the mount was ready: {status}"))),
+    }
+}

@@ -1,0 +1,128 @@
+//! `larder status`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use larder::control::{Request, ask};
+use larder::error::{Error, Result};
+use larder::mount::table;
+use serde_json::{Value, json};
+
+/// Show sizes, compression ratio and cache use of mounted stores
+#[derive(clap::Args)]
+pub struct Status {
+    /// A store, or a mount point or a path below one; without it all mounted stores
+    path: Option<PathBuf>,
+    /// Print JSON, one object a store, sizes in bytes
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub fn run(self) -> Result<ExitCode> {
+        let stores = match &self.path {
+            Some(path) => vec![super::store_of(path)?.0],
+            None => {
+                let mounts = table::all().map_err(Error::io("reading /proc/self/mountinfo"))?;
+                mounts.into_iter().filter(table::Mount::is_ours).map(|mount| mount.source).collect()
+            }
+        };
+        if stores.is_empty() && !self.json {
+            println!("no store is mounted");
+        }
+        for store in stores {
+            let figures = match ask(&store, Request::Status) {
+                Ok(figures) => figures,
+                Err(Error::NotFound) if larder_store(&store) => json!({"mountpoint": null}),
+                Err(Error::NotFound) => {
+                    return Err(Error::store(&store, "neither a store nor a mount point"));
+                }
+                Err(error) => return Err(error),
+            };
+            if self.json {
+                let mut object = json!({"store": store.display().to_string()});
+                if let (Some(into), Value::Object(from)) = (object.as_object_mut(), figures) {
+                    into.extend(from);
+                }
+                println!("{object}");
+            } else {
+                print(&store.display().to_string(), &figures);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn larder_store(path: &std::path::Path) -> bool {
+    path.join("FORMAT").exists()
+}
+
+fn print(store: &str, figures: &Value) {
+    let number = |name: &str| figures.get(name).and_then(Value::as_u64).unwrap_or(0);
+    println!("store      {store}");
+    let Some(point) = figures.get("mountpoint").and_then(Value::as_str) else {
+        println!("mounted    no");
+        return;
+    };
+    println!("mounted    {point}");
+    if let Some(why) = figures.get("read_only").and_then(Value::as_str) {
+        println!("READ-ONLY  {why}");
+    }
+    println!("files      {} (with directories)", number("inodes"));
+    let (content, stored) = (number("content_bytes"), number("stored_bytes"));
+    println!("content    {}, stored in {}, {}", human(content), human(stored), ratio(content, stored));
+    let limit = figures.get("size_limit").and_then(Value::as_u64);
+    let limit = limit.map_or("no limit".to_owned(), |limit| format!("limit {}", human(limit)));
+    println!("on disk    {}, {limit}", human(number("disk_bytes")));
+    let (used, dirty) = (number("cache_used"), number("cache_dirty"));
+    println!("cache      {} of {}, {} dirty", human(used), human(number("cache_limit")), human(dirty));
+    let (hits, misses) = (number("cache_hits"), number("cache_misses"));
+    let percent =
+        (hits * 100).checked_div(hits + misses).map_or(String::new(), |percent| format!(" ({percent} %)"));
+    println!("page reads {} from memory{percent}, {misses} from disk", hits);
+    println!("journal    {} batches, {} flushes", number("batches"), number("flushes"));
+}
+
+fn ratio(content: u64, stored: u64) -> String {
+    if stored == 0 { "ratio -".to_owned() } else { format!("ratio {:.2}", content as f64 / stored as f64) }
+}
+
+/// A size with three significant digits, in units of 1024.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 || unit == "TiB" {
+            let digits = if unit == "B" || value >= 100.0 {
+                0
+            } else if value >= 10.0 {
+                1
+            } else {
+                2
+            };
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits_and_a_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "0.98 KiB"),
+            (4096, "4.00 KiB"),
+            (64 << 20, "64.0 MiB"),
+            (500 << 30, "500 GiB"),
+        ] {
+            assert_eq!(human(bytes), text);
+        }
+        assert_eq!(ratio(300, 100), "ratio 3.00");
+        assert_eq!(ratio(300, 0), "ratio -");
+    }
+}

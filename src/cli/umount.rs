@@ -1,0 +1,70 @@
+//! `larder umount`
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use larder::control::{Request, ask};
+use larder::error::{Error, Result};
+use larder::mount::{session, table};
+
+/// Unmount a store, and wait until everything is durable
+///
+/// When it returns, the store may be copied, moved or mounted again, and survives a power failure as it is.
+#[derive(clap::Args)]
+pub struct Umount {
+    /// Where the store is mounted
+    mountpoint: PathBuf,
+}
+
+impl Umount {
+    pub fn run(self) -> Result<ExitCode> {
+        let (store, point) = super::store_of(&self.mountpoint)?;
+        let Some(point) = point else {
+            return Err(Error::store(
+                &self.mountpoint,
+                "no Larder store is mounted here; see: larder status",
+            ));
+        };
+        let named = table::resolve(&self.mountpoint).map_err(Error::io("reading the mount point"))?;
+        if named != point && named != store {
+            let why = format!("not a mount point; the store is mounted at {}", point.display());
+            return Err(Error::store(&self.mountpoint, why));
+        }
+        match ask(&store, Request::Umount) {
+            Ok(_) => Ok(ExitCode::SUCCESS),
+            // The daemon is gone: what is left is a dead mount.
+            Err(Error::NotFound) => session::detach(&point).map(|()| ExitCode::SUCCESS),
+            Err(error) => {
+                let users = users_of(&point);
+                if users.is_empty() {
+                    return Err(error);
+                }
+                Err(Error::Config(format!("{error}\nin use by: {}", users.join(", "))))
+            }
+        }
+    }
+}
+
+/// The processes with a file or directory of the mount open, as far as we may look.
+fn users_of(point: &Path) -> Vec<String> {
+    let mut users = Vec::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = process.file_name();
+        if !name.as_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let path = process.path();
+        let descriptors = std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
+        let mut links = ["cwd", "root", "exe"]
+            .map(|link| path.join(link))
+            .into_iter()
+            .chain(descriptors.map(|descriptor| descriptor.path()));
+        // Reading a link asks the filesystem nothing.
+        if links.any(|link| std::fs::read_link(link).is_ok_and(|to| to.starts_with(point))) {
+            let command = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            users.push(format!("{} (process {})", command.trim(), name.to_string_lossy()));
+        }
+    }
+    users
+}

@@ -1,0 +1,84 @@
+use std::io::{BufRead, BufReader};
+
+use serde_json::json;
+
+use super::*;
+
+fn serving() -> (tempfile::TempDir, Control) {
+    let store = tempfile::tempdir().unwrap();
+    let control = Control::serve(store.path(), |request| match request {
+        Request::Status => Ok(json!({"inodes": 3})),
+        Request::Sync => Err(Error::ReadOnly("a flush failed".into())),
+        Request::Umount => Ok(serde_json::Value::Null),
+    })
+    .unwrap();
+    (store, control)
+}
+
+fn raw(store: &Path, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(store.join(SOCKET)).unwrap();
+    // The daemon may close before it has taken in all of an oversized request.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut line = String::new();
+    let _ = BufReader::new(stream).read_line(&mut line);
+    line
+}
+
+#[test]
+fn requests_are_answered_and_failures_come_with_their_reason() {
+    let (store, control) = serving();
+    assert_eq!(ask(store.path(), Request::Status).unwrap(), json!({"inodes": 3}));
+    let error = ask(store.path(), Request::Sync).unwrap_err().to_string();
+    assert!(error.contains("a flush failed"), "{error}");
+    control.finish(&Ok(()));
+    assert!(matches!(ask(store.path(), Request::Status), Err(Error::NotFound)));
+}
+
+#[test]
+fn malformed_and_oversized_requests_are_answered_with_an_error_and_harm_nobody() {
+    let (store, control) = serving();
+    for bad in [&b""[..], b"\n", b"status\n", b"{}\n", b"{\"command\":\"format\"}\n", b"\xff\xfe\n", b"[1,\n"]
+    {
+        let answer = raw(store.path(), bad);
+        assert!(answer.contains("malformed request"), "{bad:?}: {answer}");
+    }
+    let answer = raw(store.path(), &vec![b' '; MAX_REQUEST as usize + 1]);
+    assert!(answer.contains("longer than"), "{answer}");
+    assert!(ask(store.path(), Request::Status).is_ok());
+    control.finish(&Ok(()));
+}
+
+#[test]
+fn a_client_that_says_nothing_does_not_hold_up_the_others() {
+    let (store, control) = serving();
+    let _silent = UnixStream::connect(store.path().join(SOCKET)).unwrap();
+    assert!(ask(store.path(), Request::Status).is_ok());
+    control.finish(&Ok(()));
+}
+
+#[test]
+fn whoever_asks_for_the_end_is_told_when_the_store_is_closed_and_how_that_went() {
+    let (store, control) = serving();
+    let path = store.path().to_owned();
+    let client = std::thread::spawn(move || ask(&path, Request::Umount));
+    while control.shared.waiting.lock().is_empty() {
+        std::thread::yield_now();
+    }
+    control.finish(&Err(Error::ReadOnly("the disk is gone".into())));
+    assert!(client.join().unwrap().unwrap_err().to_string().contains("the disk is gone"));
+    assert!(!store.path().join(SOCKET).exists());
+}
+
+#[test]
+fn a_dead_daemons_socket_is_replaced_and_the_new_one_is_private_however_long_the_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("x".repeat(120));
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(store.join(SOCKET), "left behind").unwrap();
+    let control = Control::serve(&store, |_| Ok(serde_json::Value::Null)).unwrap();
+    let mode = std::fs::metadata(store.join(SOCKET)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(ask(&store, Request::Sync).is_ok());
+    control.finish(&Ok(()));
+}

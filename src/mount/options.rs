@@ -1,0 +1,160 @@
+//! The options of mount(8), as they come with `-o` or from fstab.
+
+use std::path::Path;
+
+use fuser::{MountOption, SessionACL};
+
+use super::requests::MAX_IO;
+use crate::config::NAMES;
+use crate::error::{Error, Result};
+
+/// Options that mean something to mount(8), systemd or the boot, and nothing to a filesystem.
+const NOT_OURS: [&str; 12] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nofail",
+    "_netdev",
+    "async",
+    "relatime",
+    "norelatime",
+    "owner",
+];
+
+/// How to mount.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Users other than the one who mounts may come in.
+    pub allow_other: bool,
+    flags: Vec<MountOption>,
+    /// Settings of the store that came among the options, by name: `-o storage-size-limit=10GiB`.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Parses comma-separated options. Later ones win over earlier ones that contradict them.
+    /// Errors: one that is not known.
+    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Options> {
+        let mut options = Options::default();
+        for option in lists.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
+            let flag = match option {
+                "" => continue,
+                "allow_other" => {
+                    options.allow_other = true;
+                    continue;
+                }
+                "ro" => MountOption::RO,
+                "rw" => MountOption::RW,
+                "dev" => MountOption::Dev,
+                "nodev" => MountOption::NoDev,
+                "suid" => MountOption::Suid,
+                "nosuid" => MountOption::NoSuid,
+                "exec" => MountOption::Exec,
+                "noexec" => MountOption::NoExec,
+                "atime" => MountOption::Atime,
+                "noatime" => MountOption::NoAtime,
+                "sync" => MountOption::Sync,
+                "dirsync" => MountOption::DirSync,
+                known if NOT_OURS.contains(&known) => continue,
+                known if known.starts_with("x-") || known.starts_with("comment=") => continue,
+                other => match other.split_once('=') {
+                    Some((name, value)) if NAMES.contains(&name) => {
+                        options.settings.push((name.to_owned(), value.to_owned()));
+                        continue;
+                    }
+                    _ => {
+                        return Err(Error::Config(format!(
+                            "-o {other}: not an option of this filesystem; it knows ro, nodev, nosuid, noexec, \
+                             noatime, sync, dirsync, allow_other and the settings of `larder mount --help`"
+                        )));
+                    }
+                },
+            };
+            options.set(flag);
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, flag: MountOption) {
+        let opposite = match flag {
+            MountOption::RO => MountOption::RW,
+            MountOption::RW => MountOption::RO,
+            MountOption::Dev => MountOption::NoDev,
+            MountOption::NoDev => MountOption::Dev,
+            MountOption::Suid => MountOption::NoSuid,
+            MountOption::NoSuid => MountOption::Suid,
+            MountOption::Exec => MountOption::NoExec,
+            MountOption::NoExec => MountOption::Exec,
+            MountOption::Atime => MountOption::NoAtime,
+            MountOption::NoAtime => MountOption::Atime,
+            _ => flag.clone(),
+        };
+        self.flags.retain(|other| *other != opposite && *other != flag);
+        self.flags.push(flag);
+    }
+
+    /// What fuser is to mount with. Root gets what a local filesystem would have: device files, suid
+    /// bits and other users; everyone else what `fusermount3` grants.
+    pub(super) fn config(&self, store: &Path, root: bool) -> fuser::Config {
+        let mut options = self.clone();
+        if root {
+            for (flag, opposite) in
+                [(MountOption::Dev, MountOption::NoDev), (MountOption::Suid, MountOption::NoSuid)]
+            {
+                if !options.flags.contains(&opposite) {
+                    options.set(flag);
+                }
+            }
+        }
+        let mut config = fuser::Config::default();
+        config.mount_options = options.flags;
+        config.mount_options.extend([
+            MountOption::FSName(store.display().to_string()),
+            // As a custom option, since fuser keeps `Subtype` from the kernel when root mounts; with it
+            // the type shows as fuse.larder.
+            MountOption::CUSTOM("subtype=larder".to_owned()),
+            MountOption::CUSTOM(format!("max_read={MAX_IO}")),
+            MountOption::DefaultPermissions,
+        ]);
+        config.acl = if root || self.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_of_two_contradicting_options_wins() {
+        let options = Options::parse(["ro,nodev", "rw"]).unwrap();
+        assert_eq!(options.flags, [MountOption::NoDev, MountOption::RW]);
+        let config = options.config(Path::new("/store"), true);
+        assert!(config.mount_options.contains(&MountOption::NoDev));
+        assert!(!config.mount_options.contains(&MountOption::Dev));
+        assert!(config.mount_options.contains(&MountOption::Suid));
+        assert_eq!(config.acl, SessionACL::All);
+    }
+
+    #[test]
+    fn what_fstab_says_to_others_is_passed_over_and_settings_are_kept() {
+        let options =
+            Options::parse(["defaults,nofail,x-systemd.automount,storage-size-limit=1G,allow_other"])
+                .unwrap();
+        assert_eq!(options.flags, []);
+        assert!(options.allow_other);
+        assert_eq!(options.settings, [("storage-size-limit".to_owned(), "1G".to_owned())]);
+        assert_eq!(options.config(Path::new("/s"), false).acl, SessionACL::All);
+        assert_eq!(Options::default().config(Path::new("/s"), false).acl, SessionACL::Owner);
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_by_name() {
+        let error = Options::parse(["ro,fancy"]).unwrap_err().to_string();
+        assert!(error.starts_with("-o fancy:"), "{error}");
+        assert!(Options::parse(["no-such-setting=3"]).is_err());
+    }
+}

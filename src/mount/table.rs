@@ -1,0 +1,140 @@
+//! The mounts of this machine, from `/proc/self/mountinfo`. Reading it asks no filesystem anything,
+//! so a mount that hangs or is dead does not hold us up.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// The type under which our mounts show.
+pub const FSTYPE: &str = "fuse.larder";
+
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Device number as `major:minor`, which is also the name of its backing-device settings in sysfs.
+    pub device: String,
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// The filesystem's type.
+    pub fstype: String,
+    /// What is mounted: for ours, the store's directory.
+    pub source: PathBuf,
+}
+
+impl Mount {
+    /// Whether it is a Larder mount.
+    pub fn is_ours(&self) -> bool {
+        self.fstype == FSTYPE
+    }
+}
+
+/// All mounts, in the order in which they were made.
+pub fn all() -> std::io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mount at a path, the newest where several lie over each other.
+pub fn at(point: &Path) -> std::io::Result<Option<Mount>> {
+    Ok(all()?.into_iter().rfind(|mount| mount.point == point))
+}
+
+/// Our mounts of a store.
+pub fn of_store(store: &Path) -> std::io::Result<Vec<Mount>> {
+    Ok(all()?.into_iter().filter(|mount| mount.is_ours() && mount.source == store).collect())
+}
+
+/// Parses the lines of a mountinfo file; one that makes no sense is passed over.
+///
+/// ```text
+/// 36 35 98:0 /root /point rw,noatime master:1 - type source options
+/// ```
+fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+    let point = unescape(fields.nth(1)?);
+    // Any number of optional fields, then a dash.
+    fields.find(|field| *field == b"-")?;
+    let fstype = String::from_utf8(fields.next()?.to_vec()).ok()?;
+    let source = unescape(fields.next()?);
+    Some(Mount { device, point, fstype, source })
+}
+
+/// The kernel writes space, tab, newline, backslash and `#` as three octal digits behind a backslash.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = match tail {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if first == b'\\' => {
+                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+            }
+            _ => None,
+        };
+        bytes.push(octal.unwrap_or(first));
+        rest = if octal.is_some() { tail.get(3..).unwrap_or_default() } else { tail };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Where a path leads, when what it names may be a dead mount: its parent is resolved, itself is not touched.
+pub fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    match std::fs::canonicalize(&path) {
+        Ok(resolved) => Ok(resolved),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            let name = path.file_name().map(|name| name.as_bytes()).unwrap_or_default();
+            Ok(std::fs::canonicalize(parent)?.join(std::ffi::OsStr::from_bytes(name)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_with_any_number_of_optional_fields() {
+        let text = b"22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw\n\
+            36 35 0:44 / /mnt/larder rw,relatime - fuse.larder /home/me/.larder rw,user_id=0\n\
+            37 35 0:45 / /m rw shared:1 master:2 - fuse.larder /s rw\n";
+        let mounts = parse(text);
+        assert_eq!(mounts.len(), 3);
+        assert!(!mounts[0].is_ours());
+        assert_eq!(
+            mounts[1],
+            Mount {
+                device: "0:44".into(),
+                point: "/mnt/larder".into(),
+                fstype: "fuse.larder".into(),
+                source: "/home/me/.larder".into()
+            }
+        );
+        assert_eq!(mounts[2].source, Path::new("/s"));
+    }
+
+    #[test]
+    fn escaped_bytes_in_paths_are_given_back() {
+        let text = b"1 0 0:1 / /a\\040b\\134c\\011 rw - fuse.larder /st\\012ore\\\xff rw";
+        let mounts = parse(text);
+        assert_eq!(mounts[0].point, Path::new("/a b\\c\t"));
+        assert_eq!(mounts[0].source.as_os_str().as_bytes(), b"/st\nore\\\xff");
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_passed_over() {
+        for line in ["", "1", "1 2 3 4", "36 35 0:44 / /mnt rw,relatime", "36 35 0:44 / /mnt rw - fuse"] {
+            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_this_machine_is_found() {
+        assert!(at(Path::new("/")).unwrap().is_some());
+    }
+}

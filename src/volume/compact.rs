@@ -1,0 +1,143 @@
+//! Compaction: what holes cannot give back. Small frames lie side by side within the disk's blocks;
+//! when most of a segment is dead, its live frames are appended elsewhere and it is removed whole.
+
+use super::Volume;
+use super::draft::Draft;
+use crate::error::{Error, Result};
+use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
+use crate::pages::{Class, frame};
+
+/// A segment is compacted when at least this part of what it takes on disk is dead...
+const DEAD_PART: u64 = 2;
+/// ...and at least so many bytes: moving frames is paid for by those.
+const DEAD_BYTES: u64 = 1 << 20;
+
+/// Bytes of a segment that are read at a time; a frame is never larger than half of it.
+const CHUNK: u64 = 4 << 20;
+
+impl Volume {
+    /// Compacts the segment that gives back the most, when there is one.
+    pub(super) fn compact(&self) -> Result<()> {
+        let segments = self.segments.list()?;
+        let worst = {
+            let tree = self.tree.lock();
+            let dead = |id: SegmentId, allocated: u64| {
+                allocated.saturating_sub(tree.live.get(&id).copied().unwrap_or(0))
+            };
+            segments
+                .iter()
+                .filter(|s| !s.open && !self.uncompactable.lock().contains(&s.id))
+                .map(|s| (dead(s.id, s.allocated), s))
+                .filter(|(dead, s)| *dead >= DEAD_BYTES && *dead * DEAD_PART >= s.allocated)
+                .max_by_key(|(dead, _)| *dead)
+                .map(|(_, s)| *s)
+        };
+        let Some(segment) = worst else { return Ok(()) };
+        log::debug!("compacting segment {}", segment.id.0);
+        let kept = self.move_frames(segment.id, segment.used)?;
+        if kept {
+            // Shared or damaged frames stay where they are: not again in this session.
+            self.uncompactable.lock().insert(segment.id);
+        }
+        self.commit_now()
+    }
+
+    /// Appends the live frames of a segment elsewhere. True when some had to stay.
+    fn move_frames(&self, id: SegmentId, used: u64) -> Result<bool> {
+        let mut kept = false;
+        let mut at = 0u64;
+        while at < used {
+            let len = CHUNK.min(used - at) as u32;
+            let bytes = self.segments.read(Extent { segment: id, offset: at as u32, len })?;
+            let mut frames = Vec::new();
+            let mut within = 0usize;
+            while let Some(rest) = bytes.get(within..).filter(|rest| !rest.is_empty()) {
+                match frame::peek(rest) {
+                    Some(header) if header.len as usize <= rest.len() => {
+                        frames.push((within, header));
+                        within += header.len as usize;
+                    }
+                    // Cut by the chunk's end: read again from there.
+                    Some(_) if within > 0 && u64::from(len) == CHUNK => break,
+                    // The segment's own header, or a hole: frames begin anywhere behind it.
+                    _ => within += 1,
+                }
+            }
+            kept |= self.move_batch(id, at as u32, &bytes, &frames)?;
+            at += within as u64;
+        }
+        Ok(kept)
+    }
+
+    fn move_batch(
+        &self,
+        id: SegmentId,
+        start: u32,
+        bytes: &[u8],
+        frames: &[(usize, frame::Header)],
+    ) -> Result<bool> {
+        let mut kept = false;
+        let mut moved: Vec<(Ino, PageNo, PageRecord, u64, usize)> = Vec::new();
+        let mut buffer = Vec::new();
+        for (within, header) in frames {
+            let extent = Extent { segment: id, offset: start + *within as u32, len: header.len };
+            let version = match self.run(|volume| Ok(volume.tree.lock().get(header.ino)?.version)) {
+                Ok(version) => version,
+                Err(Error::Stale) => 0,
+                Err(error) => return Err(error),
+            };
+            if self.owners_of(extent)?.is_some() {
+                kept = true;
+                continue;
+            }
+            let record = match self.page_record(header.ino, header.page)? {
+                Some(record) if record.extent == extent && version > 0 => record,
+                _ => continue,
+            };
+            let Some(frame) = bytes.get(*within..*within + header.len as usize) else { continue };
+            if frame::open(frame, record.checksum).is_err() {
+                log::error!(
+                    "{} page {}: damaged in segment {}, left where it is",
+                    header.ino,
+                    header.page.0,
+                    id.0
+                );
+                kept = true;
+                continue;
+            }
+            moved.push((header.ino, header.page, record, version, buffer.len()));
+            buffer.extend_from_slice(frame);
+        }
+        if buffer.is_empty() {
+            return Ok(kept);
+        }
+        let _storing = self.storing.read();
+        let place = self.segments.append(Class::Lasting, &buffer)?;
+        self.run(|volume| {
+            volume.ready()?;
+            let mut tree = volume.tree.lock();
+            let mut draft = Draft::default();
+            let mut touched = Vec::new();
+            for (ino, no, record, version, within) in &moved {
+                let extent = Extent {
+                    segment: place.segment,
+                    offset: place.offset + *within as u32,
+                    len: record.extent.len,
+                };
+                draft.use_extent(extent);
+                // Changed since it was looked up: what was copied is old.
+                if tree.peek(*ino).is_some_and(|inode| inode.version == *version) {
+                    draft.batch.put(keys::page(*ino, *no), encode(&PageRecord { extent, ..*record }));
+                    draft.kill_extent(record.extent);
+                    touched.push(*ino);
+                } else {
+                    draft.kill_extent(extent);
+                }
+            }
+            volume.commit(&mut tree, draft)?;
+            touched.into_iter().for_each(|ino| tree.touch_version(ino));
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+}

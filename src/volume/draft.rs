@@ -1,0 +1,233 @@
+//! A change of the tree in the making. It is put together from copies, journalled as one batch, and
+//! only then becomes visible in memory: what could not be journalled has not happened.
+
+use super::Volume;
+use super::tree::{Inode, Tree};
+use crate::catalog::Batch;
+use crate::error::Result;
+use crate::format::{Extent, Ino, InodeRecord, Kind, PageNo, SegmentRecord, Seq, encode, keys};
+
+/// Directory entries that change: directory, name, what the name is to mean.
+type EntryChange = (Ino, Box<[u8]>, Option<(Ino, Kind)>);
+
+/// How much of a file the catalog may say there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// As before: content beyond is still on its way.
+    Unchanged,
+    /// This many bytes.
+    Size(u64),
+}
+
+#[derive(Default)]
+pub(super) struct Draft {
+    pub batch: Batch,
+    inodes: Vec<(Ino, InodeRecord, Recorded)>,
+    entries: Vec<EntryChange>,
+    removed: Vec<Ino>,
+    born: Option<Ino>,
+    /// Bytes of frames that come to be live or dead, by segment.
+    live: Vec<(Extent, bool)>,
+    freed: Vec<Extent>,
+    releases: Vec<Vec<u8>>,
+    /// Inodes whose last name is removed.
+    unlinked: Vec<Ino>,
+}
+
+impl Draft {
+    /// A new inode; its number must be the one after the last.
+    pub fn birth(&mut self, ino: Ino, rec: InodeRecord) {
+        self.born = Some(ino);
+        self.inodes.push((ino, rec, Recorded::Unchanged));
+    }
+
+    /// An inode as it is to be.
+    pub fn inode(&mut self, ino: Ino, rec: InodeRecord) {
+        self.inode_sized(ino, rec, Recorded::Unchanged);
+    }
+
+    /// An inode as it is to be, and the size that is recorded. The last one for an inode wins.
+    pub fn inode_sized(&mut self, ino: Ino, rec: InodeRecord, recorded: Recorded) {
+        match self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+            Some(slot) => *slot = (ino, rec, recorded),
+            None => self.inodes.push((ino, rec, recorded)),
+        }
+    }
+
+    /// The size that is recorded of an inode that is in the draft already.
+    pub fn record_size(&mut self, ino: Ino, size: u64) {
+        if let Some((_, _, recorded)) = self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+            *recorded = Recorded::Size(size);
+        }
+    }
+
+    /// An inode as it is to be; the size that is recorded stays as the draft has it.
+    pub fn update(&mut self, ino: Ino, rec: InodeRecord) {
+        match self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+            Some((_, old, _)) => *old = rec,
+            None => self.inode(ino, rec),
+        }
+    }
+
+    /// An inode as it is to be, when the draft has it.
+    pub fn record(&self, ino: Ino) -> Option<&InodeRecord> {
+        self.inodes.iter().find(|(other, ..)| *other == ino).map(|(_, rec, _)| rec)
+    }
+
+    /// The size that the draft records of an inode, when it does.
+    pub fn recorded_size(&self, ino: Ino) -> Option<u64> {
+        self.inodes.iter().find(|(other, ..)| *other == ino).and_then(|(_, _, recorded)| match recorded {
+            Recorded::Size(size) => Some(*size),
+            Recorded::Unchanged => None,
+        })
+    }
+
+    /// What a name is to mean; `None` removes it.
+    pub fn entry(&mut self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) {
+        self.entries.push((dir, name.into(), to));
+    }
+
+    /// An inode whose last link is gone: it waits for its last reference.
+    pub fn unlinked(&mut self, ino: Ino) {
+        self.batch.put(keys::orphan(ino), Vec::new());
+        self.unlinked.push(ino);
+    }
+
+    /// An inode that leaves for good.
+    pub fn remove_inode(&mut self, ino: Ino) {
+        self.batch.delete(keys::inode(ino));
+        self.batch.delete(keys::orphan(ino));
+        self.removed.push(ino);
+    }
+
+    /// A frame that something refers to from now on.
+    pub fn use_extent(&mut self, extent: Extent) {
+        self.live.push((extent, true));
+    }
+
+    /// A frame that a page refers to no longer. When it may be shared, its owners are counted later.
+    pub fn free_extent(&mut self, extent: Extent, ino: Ino, page: PageNo, shared: bool) {
+        if shared {
+            let key = keys::release(extent.segment, extent.offset, ino, page);
+            self.batch.put(key.clone(), encode(&extent.len));
+            self.releases.push(key);
+        } else {
+            self.kill_extent(extent);
+        }
+    }
+
+    /// A frame that nothing refers to any longer.
+    pub fn kill_extent(&mut self, extent: Extent) {
+        self.live.push((extent, false));
+        self.freed.push(extent);
+    }
+}
+
+impl Volume {
+    /// Journals a draft and makes it visible. On failure nothing has happened.
+    pub(super) fn commit(&self, tree: &mut Tree, mut draft: Draft) -> Result<Seq> {
+        let mut counters = tree.counters;
+        if let Some(ino) = draft.born {
+            counters.inodes += 1;
+            counters.last_ino = counters.last_ino.max(ino.0);
+        }
+        counters.inodes -= draft.removed.len() as u64;
+
+        let mut live: Vec<(crate::format::SegmentId, u64)> = Vec::new();
+        for (extent, born) in &draft.live {
+            let at = match live.iter().position(|(segment, _)| *segment == extent.segment) {
+                Some(at) => at,
+                None => {
+                    live.push((extent.segment, tree.live.get(&extent.segment).copied().unwrap_or(0)));
+                    live.len() - 1
+                }
+            };
+            if let Some((_, bytes)) = live.get_mut(at) {
+                let len = u64::from(extent.len);
+                *bytes = if *born { *bytes + len } else { bytes.saturating_sub(len) };
+                counters.stored =
+                    if *born { counters.stored + len } else { counters.stored.saturating_sub(len) };
+            }
+        }
+        for (segment, bytes) in &live {
+            match bytes {
+                0 => draft.batch.delete(keys::segment(*segment)),
+                _ => draft.batch.put(keys::segment(*segment), encode(&SegmentRecord { live: *bytes })),
+            }
+        }
+
+        let mut sizes = Vec::with_capacity(draft.inodes.len());
+        for (ino, rec, recorded) in &draft.inodes {
+            let before = tree.peek(*ino).map_or(0, |inode| inode.recorded_size);
+            let size = match (rec.kind(), recorded) {
+                (Kind::File, Recorded::Unchanged) => before,
+                (Kind::File, Recorded::Size(size)) => *size,
+                _ => rec.size,
+            };
+            if rec.kind() == Kind::File {
+                counters.content = (counters.content + size).saturating_sub(before);
+            }
+            let value =
+                if size == rec.size { encode(rec) } else { encode(&InodeRecord { size, ..rec.clone() }) };
+            draft.batch.put(keys::inode(*ino), value);
+            sizes.push(size);
+        }
+        for ino in &draft.removed {
+            if let Some(inode) = tree.peek(*ino).filter(|inode| inode.rec.kind() == Kind::File) {
+                counters.content = counters.content.saturating_sub(inode.recorded_size);
+            }
+        }
+
+        let mut slots = Vec::with_capacity(draft.entries.len());
+        for (dir, name, to) in &draft.entries {
+            let (key, value, slot) = tree.bucket_with(*dir, name, *to);
+            draft.batch.changes.push((key, value));
+            slots.push(slot);
+        }
+        if counters != tree.counters {
+            draft.batch.put(keys::counters(), encode(&counters));
+        }
+
+        let seq = self.engine.apply(draft.batch).inspect_err(|error| self.note_failure(error))?;
+
+        tree.counters = counters;
+        for (segment, bytes) in live {
+            match bytes {
+                0 => drop(tree.live.remove(&segment)),
+                _ => drop(tree.live.insert(segment, bytes)),
+            }
+        }
+        for ((ino, rec, _), size) in draft.inodes.into_iter().zip(sizes) {
+            if draft.born == Some(ino) {
+                let version = tree.new_version();
+                let mut inode = Inode::new(rec, version);
+                inode.recorded_size = size;
+                if inode.rec.xattrs == 0 {
+                    inode.xattrs = Some(Default::default());
+                }
+                if inode.is_dir() {
+                    inode.entries = Some(Box::new(super::tree::Entries::empty()));
+                }
+                tree.insert(ino, inode);
+            } else if let Ok(inode) = tree.get(ino) {
+                inode.dirty &= self.cache.dirty(ino).is_some() || size != rec.size;
+                inode.rec = rec;
+                inode.recorded_size = size;
+            }
+        }
+        for ((dir, name, to), slot) in draft.entries.into_iter().zip(slots) {
+            tree.set_entry(dir, &name, slot, to);
+        }
+        for ino in draft.removed {
+            tree.remove(ino);
+        }
+        for ino in draft.unlinked {
+            if !tree.refs.held(ino) {
+                tree.orphans.push(ino);
+            }
+        }
+        tree.freed.append(&mut draft.freed);
+        tree.releases.append(&mut draft.releases);
+        Ok(seq)
+    }
+}

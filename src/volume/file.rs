@@ -1,0 +1,468 @@
+//! Content: reading, writing, resizing, holes, shared copies.
+
+use super::Volume;
+use super::attr::{check_size, without_suid};
+use super::draft::{Draft, Recorded};
+use super::tree::{Extents, Tree};
+use super::types::*;
+use crate::cache::{self, Access, Base, Content, PageId};
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::format::{Ino, InodeRecord, PageNo, PageRecord, decode, encode, keys};
+use crate::pages::frame;
+
+/// Zeros, to be written where a page's edge is punched.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// The pieces of a range, page by page: page, offset in it, bytes.
+fn pieces(page_shift: u8, offset: u64, len: u64) -> impl Iterator<Item = (PageNo, usize, usize)> {
+    let (mut at, end, size) = (offset, offset + len, 1u64 << page_shift);
+    std::iter::from_fn(move || {
+        let within = at % size;
+        let count = (size - within).min(end.checked_sub(at).filter(|rest| *rest > 0)?);
+        let piece = (PageNo((at >> page_shift) as u32), within as usize, count as usize);
+        at += count;
+        Some(piece)
+    })
+}
+
+/// The first page that lies wholly at or behind an offset.
+fn page_from(page_shift: u8, offset: u64) -> PageNo {
+    PageNo(offset.div_ceil(1 << page_shift) as u32)
+}
+
+/// Appends `count` bytes of a page from `within`; what the content does not have are zeros.
+fn append(out: &mut Vec<u8>, content: &[u8], within: usize, count: usize) {
+    let target = out.len() + count;
+    out.extend_from_slice(content.get(within..content.len().min(within + count)).unwrap_or_default());
+    out.resize(target, 0);
+}
+
+/// What is known of a page that is not in memory.
+fn base(rec: &InodeRecord, recorded_size: u64, no: PageNo) -> Base {
+    if rec.pages == 0 || no >= page_from(rec.page_shift, recorded_size) {
+        Base::Absent
+    } else {
+        Base::Unknown
+    }
+}
+
+fn waits(ino: Ino, no: PageNo) -> impl Fn(cache::Need) -> Pause {
+    move |need| {
+        Pause::Wait(match need {
+            cache::Need::Page => Need::Page(ino, no),
+            cache::Need::Room(bytes) => Need::Memory(bytes),
+        })
+    }
+}
+
+impl Volume {
+    /// Appends up to `size` bytes from `offset` to `out`; fewer only at the end of the file.
+    /// When a page is not in memory, [`Volume::read_blocking`] gets on faster than loading them one by one.
+    pub fn read(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Step<()> {
+        let (shift, len, empty, version) = {
+            let mut tree = self.tree.lock();
+            let inode = tree.file(ino)?;
+            let len = inode.rec.size.saturating_sub(offset).min(u64::from(size));
+            (inode.rec.page_shift, len, inode.rec.pages == 0, inode.version)
+        };
+        let start = out.len();
+        for (no, within, count) in pieces(shift, offset, len) {
+            // Without frames, what is not in memory is a hole; unless it has just been flushed.
+            let hole = || empty && self.tree.lock().peek(ino).is_some_and(|inode| inode.version == version);
+            match self.cache.get(PageId { ino, no }) {
+                Some(content) => append(out, &content, within, count),
+                None if hole() => append(out, &[], within, count),
+                None => {
+                    out.truncate(start);
+                    return Err(Pause::Wait(Need::Page(ino, no)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Volume::read`] that waits.
+    pub fn read_blocking(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Result<()> {
+        let (shift, len) = self.run(|volume| {
+            let mut tree = volume.tree.lock();
+            let inode = tree.file(ino)?;
+            Ok((inode.rec.page_shift, inode.rec.size.saturating_sub(offset).min(u64::from(size))))
+        })?;
+        // A request over several pages is part of a scan; the kernel reads ahead by itself.
+        let access = if len > 1 << shift { Access::Sequential } else { Access::Random };
+        out.reserve(len as usize);
+        for (no, within, count) in pieces(shift, offset, len) {
+            let content = self.load_page(ino, no, access)?;
+            append(out, &content, within, count);
+        }
+        self.note_read(ino, offset, offset + len);
+        Ok(())
+    }
+
+    /// A page's content, from memory or disk.
+    pub(super) fn load_page(&self, ino: Ino, no: PageNo, access: Access) -> Result<Content> {
+        let id = PageId { ino, no };
+        loop {
+            if let Some(content) = self.cache.get(id) {
+                return Ok(content);
+            }
+            let version = self.run(|volume| Ok(volume.tree.lock().get(ino)?.version))?;
+            let content = self.read_frame(ino, no);
+            let tree = self.tree.lock();
+            // Rewritten in between: the place may be another's by now.
+            if tree.peek(ino).is_none_or(|inode| inode.version != version) {
+                continue;
+            }
+            return Ok(self.cache.insert(id, content?, access));
+        }
+    }
+
+    /// What a page's frame holds; nothing for a hole.
+    pub(super) fn read_frame(&self, ino: Ino, no: PageNo) -> Result<Vec<u8>> {
+        let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(Vec::new()) };
+        let record: PageRecord = decode(&value, "page record")?;
+        let place = record.extent;
+        let bytes = self.segments.read(place)?;
+        frame::open(&bytes, record.checksum).map_err(|error| {
+            let (segment, offset) = (place.segment.0, place.offset);
+            Error::Damaged(format!(
+                "{} page {} at segment {segment} offset {offset}: {error}",
+                self.name_of(ino),
+                no.0
+            ))
+        })
+    }
+
+    /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.
+    /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells).
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<()> {
+        self.ready()?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        self.write_locked(&mut tree, ino, offset, data, now)?;
+        let inode = tree.file(ino)?;
+        if clear_suid && inode.rec.mode != without_suid(inode.rec.mode) {
+            let rec = InodeRecord { mode: without_suid(inode.rec.mode), ..inode.rec.clone() };
+            let mut draft = Draft::default();
+            draft.inode(ino, rec);
+            self.commit(&mut tree, draft)?;
+        }
+        Ok(())
+    }
+
+    /// Writes into the cache and changes size and times; not journalled.
+    fn write_locked(&self, tree: &mut Tree, ino: Ino, offset: u64, data: &[u8], now: Time) -> Step<()> {
+        let inode = tree.file(ino)?;
+        let len = data.len() as u64;
+        let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
+        check_size(end, inode.rec.page_shift)?;
+        self.check_disk(tree, len)?;
+        let inode = tree.file(ino)?;
+        let shift = inode.rec.page_shift;
+        let mut rest = data;
+        for (no, within, count) in pieces(shift, offset, len) {
+            let base = base(&inode.rec, inode.recorded_size, no);
+            let (piece, behind) = rest.split_at(count.min(rest.len()));
+            rest = behind;
+            self.cache.write(PageId { ino, no }, within, piece, 1 << shift, base).map_err(waits(ino, no))?;
+            // Dirty from the first page on: what is written keeps its inode in memory.
+            inode.dirty = true;
+        }
+        inode.rec.size = inode.rec.size.max(end);
+        (inode.rec.mtime, inode.rec.ctime) = (now, now);
+        Ok(())
+    }
+
+    /// The records of a file's pages from `from` on, when they are in memory.
+    fn extents<'a>(&self, tree: &'a mut Tree, ino: Ino, from: PageNo) -> Step<Option<&'a Extents>> {
+        let inode = tree.file(ino)?;
+        if inode.rec.pages == 0 {
+            return Ok(None);
+        }
+        match &inode.extents {
+            Some(extents) if extents.version == inode.version && extents.from <= from => {
+                Ok(inode.extents.as_deref())
+            }
+            _ => Err(Pause::Wait(Need::Extents(ino, from))),
+        }
+    }
+
+    /// Puts the removal of whole pages from `from` up to `to` (exclusive) into a draft, and drops
+    /// them from memory. Nothing may fail between this and the draft's commit.
+    pub(super) fn remove_pages(
+        &self,
+        draft: &mut Draft,
+        ino: Ino,
+        rec: &mut InodeRecord,
+        found: &[(PageNo, PageRecord)],
+        from: PageNo,
+        to: PageNo,
+    ) {
+        for (no, record) in found.iter().filter(|(no, _)| (from..to).contains(no)) {
+            draft.batch.delete(keys::page(ino, *no));
+            draft.free_extent(record.extent, ino, *no, rec.shared);
+            rec.pages = rec.pages.saturating_sub(1);
+            rec.stored = rec.stored.saturating_sub(u64::from(record.extent.len));
+        }
+        for (no, patches) in self.cache.discard(ino, from, to) {
+            patches.for_each(|n| draft.batch.delete(keys::patch(ino, no, n)));
+        }
+    }
+
+    /// Puts a new size into a draft. Cutting removes the pages behind and clears the rest of the
+    /// last one, as a patch in the same batch: what was cut off never shows again.
+    pub(super) fn resize(
+        &self,
+        tree: &mut Tree,
+        draft: &mut Draft,
+        ino: Ino,
+        size: u64,
+        now: Time,
+    ) -> Step<()> {
+        let inode = tree.file(ino)?;
+        check_size(size, inode.rec.page_shift)?;
+        let mut rec = inode.rec.clone();
+        let recorded_size = inode.recorded_size;
+        (rec.mtime, rec.ctime) = (now, now);
+        if size >= rec.size {
+            // Content on its way is recorded as far as the new size promises: it would show as zeros.
+            rec.size = size;
+            draft.inode_sized(ino, rec, Recorded::Size(size));
+            return Ok(());
+        }
+        let from = page_from(rec.page_shift, size);
+        let (found, cut) = match self.extents(tree, ino, from)? {
+            Some(extents) => (extents.records.clone(), extents.cut),
+            None => (Vec::new(), false),
+        };
+        if cut {
+            // Too many pages for one batch: cut the last ones off first.
+            return self.resize_in_steps(tree, ino, &found, now);
+        }
+        let within = (size % rec.page_size()) as usize;
+        if within > 0 {
+            let no = PageNo((size >> rec.page_shift) as u32);
+            self.cache
+                .cut(PageId { ino, no }, within, base(&rec, recorded_size, no))
+                .map_err(waits(ino, no))?;
+            tree.file(ino)?.dirty = true;
+            self.journal_patches(draft, ino)?;
+        }
+        self.remove_pages(draft, ino, &mut rec, &found, from, PageNo(u32::MAX));
+        tree.touch_version(ino);
+        rec.size = size;
+        draft.inode_sized(ino, rec, Recorded::Size(size));
+        Ok(())
+    }
+
+    /// Cuts off the pages that were found, and asks for the next ones. After a crash in between the
+    /// file is found partly cut; only files of more than [`super::load::EXTENTS`] pages are cut so.
+    fn resize_in_steps(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        found: &[(PageNo, PageRecord)],
+        now: Time,
+    ) -> Step<()> {
+        let mut rec = tree.file(ino)?.rec.clone();
+        let Some((from, _)) = found.first().copied() else {
+            return Err(Pause::Wait(Need::Extents(ino, PageNo(0))));
+        };
+        let mut draft = Draft::default();
+        self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
+        rec.size = u64::from(from.0) << rec.page_shift;
+        (rec.mtime, rec.ctime) = (now, now);
+        tree.touch_version(ino);
+        draft.inode_sized(ino, rec.clone(), Recorded::Size(rec.size));
+        self.commit(tree, draft)?;
+        Err(Pause::Wait(Need::Extents(ino, PageNo(0))))
+    }
+
+    /// Puts what a file's pages have unjournalled into a draft as patches. Patches count as
+    /// journalled from here on: nothing may fail between this and the draft's commit.
+    fn journal_patches(&self, draft: &mut Draft, ino: Ino) -> Step<()> {
+        let patches = self
+            .cache
+            .take_patches(ino, super::writeback::PATCH_LIMIT)
+            .ok_or(Pause::Wait(Need::Flushed(ino)))?;
+        for (no, n, patch) in patches {
+            draft.batch.put(keys::patch(ino, no, n), encode(&patch));
+        }
+        Ok(())
+    }
+
+    /// Puts a file's unflushed content into a draft, and returns the size that it makes good.
+    /// `None` when there is none. Nothing may fail between this and the draft's commit.
+    pub(super) fn patch_file(&self, tree: &mut Tree, draft: &mut Draft, ino: Ino) -> Step<Option<u64>> {
+        let inode = tree.file(ino)?;
+        let size = inode.rec.size;
+        if !inode.dirty {
+            return Ok(None);
+        }
+        self.journal_patches(draft, ino)?;
+        Ok(Some(size))
+    }
+
+    /// As fallocate(2): allocate (room is checked, holes stay holes), `KEEP_SIZE`, `PUNCH_HOLE`,
+    /// `ZERO_RANGE`. Other modes are `NotSupported`.
+    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Step<()> {
+        self.ready()?;
+        let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let clear = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => false,
+            libc::FALLOC_FL_PUNCH_HOLE if keep => true,
+            libc::FALLOC_FL_ZERO_RANGE => true,
+            _ => return Err(Error::NotSupported.into()),
+        };
+        if len == 0 {
+            return Err(Error::Invalid("fallocate of no bytes".into()).into());
+        }
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let inode = tree.file(ino)?;
+        let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
+        check_size(end, inode.rec.page_shift)?;
+        let size = if keep { inode.rec.size } else { inode.rec.size.max(end) };
+        if !clear {
+            self.check_disk(&tree, len)?;
+        } else {
+            self.clear_range(&mut tree, ino, offset, end, now)?;
+        }
+        let inode = tree.file(ino)?;
+        let mut rec = inode.rec.clone();
+        let recorded = if size > rec.size { Recorded::Size(size) } else { Recorded::Unchanged };
+        rec.size = size;
+        rec.ctime = now;
+        if clear || recorded != Recorded::Unchanged {
+            rec.mtime = now;
+        }
+        let mut draft = Draft::default();
+        draft.inode_sized(ino, rec, recorded);
+        self.commit(&mut tree, draft)?;
+        Ok(())
+    }
+
+    /// Makes a range zeros: whole pages become holes, the edges are written.
+    fn clear_range(&self, tree: &mut Tree, ino: Ino, offset: u64, end: u64, now: Time) -> Step<()> {
+        let rec = tree.file(ino)?.rec.clone();
+        let end = end.min(rec.size);
+        if offset >= end {
+            return Ok(());
+        }
+        let shift = rec.page_shift;
+        let first = page_from(shift, offset);
+        // The last page counts as whole when nothing of the file lies behind.
+        let behind = if end == rec.size { page_from(shift, end) } else { PageNo((end >> shift) as u32) };
+        for (no, within, count) in pieces(shift, offset, end - offset) {
+            if (first..behind).contains(&no) {
+                continue;
+            }
+            let at = (u64::from(no.0) << shift) + within as u64;
+            let zeros = ZEROS.get(..count).unwrap_or(&ZEROS);
+            self.write_locked(tree, ino, at, zeros, now)?;
+        }
+        if first < behind {
+            let found = match self.extents(tree, ino, first)? {
+                Some(extents) if extents.cut => return Err(Error::NotSupported.into()),
+                Some(extents) => extents.records.clone(),
+                None => Vec::new(),
+            };
+            let mut rec = tree.file(ino)?.rec.clone();
+            let mut draft = Draft::default();
+            self.remove_pages(&mut draft, ino, &mut rec, &found, first, behind);
+            tree.touch_version(ino);
+            draft.inode(ino, rec);
+            self.commit(tree, draft)?;
+        }
+        Ok(())
+    }
+
+    /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`, by whole pages. Waits.
+    pub fn seek(&self, ino: Ino, offset: u64, hole: bool) -> Result<u64> {
+        let (size, shift, dirty) = self.run(|volume| {
+            let mut tree = volume.tree.lock();
+            let inode = tree.file(ino)?;
+            Ok((inode.rec.size, inode.rec.page_shift, volume.cache.dirty_pages(ino)))
+        })?;
+        if offset >= size {
+            return Err(Error::NoOffset);
+        }
+        let first = PageNo((offset >> shift) as u32);
+        let mut dirty = dirty.into_iter().skip_while(|no| *no < first).peekable();
+        let mut found = None;
+        let mut expected = first;
+        let mut check = |no: PageNo| {
+            // Pages come in order: the first that is there, or the first that is missing.
+            if !hole {
+                found = Some(no);
+            } else if no == expected {
+                expected = PageNo(no.0 + 1);
+                return true;
+            } else {
+                found = Some(expected);
+            }
+            false
+        };
+        let mut going = true;
+        let range = keys::page(ino, first)..keys::under(&keys::of_inode(keys::PAGE, ino)).end;
+        self.engine.scan(range, &mut |key, _| {
+            let Some((_, no)) = keys::page_of(key) else { return true };
+            while going && dirty.peek().is_some_and(|next| *next < no) {
+                going = dirty.next().is_none_or(&mut check);
+            }
+            while dirty.peek() == Some(&no) {
+                dirty.next();
+            }
+            going = going && check(no);
+            going
+        })?;
+        while going && let Some(no) = dirty.next() {
+            going = check(no);
+        }
+        let page = match (found, hole) {
+            (Some(no), _) => no,
+            (None, true) => expected,
+            (None, false) => return Err(Error::NoOffset),
+        };
+        Ok((u64::from(page.0) << shift).clamp(offset, size))
+    }
+
+    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied. Waits.
+    pub fn copy_range(&self, from: Ino, offset_from: u64, to: Ino, offset_to: u64, len: u64) -> Result<u64> {
+        let (size, shift) = self.run(|volume| {
+            let mut tree = volume.tree.lock();
+            let rec = &tree.file(from)?.rec;
+            Ok((rec.size, rec.page_shift))
+        })?;
+        let to_shift = self.run(|volume| Ok(volume.tree.lock().file(to)?.rec.page_shift))?;
+        let len = len.min(size.saturating_sub(offset_from));
+        if from == to && offset_from < offset_to + len && offset_to < offset_from + len {
+            return Err(Error::Invalid("the ranges overlap".into()));
+        }
+        let page = 1u64 << shift;
+        let alike = shift == to_shift && offset_from % page == offset_to % page;
+        let mut done = 0;
+        while done < len {
+            let (at, target) = (offset_from + done, offset_to + done);
+            let whole = (len - done) / page;
+            let count = if alike && at % page == 0 && whole > 0 {
+                self.share_pages(
+                    from,
+                    PageNo((at >> shift) as u32),
+                    to,
+                    PageNo((target >> shift) as u32),
+                    whole,
+                )? << shift
+            } else {
+                let count = (page - at % page).min(len - done);
+                let mut piece = Vec::new();
+                self.read_blocking(from, at, count as u32, &mut piece)?;
+                self.run(|volume| volume.write(to, target, &piece, false))?;
+                count
+            };
+            done += count;
+        }
+        Ok(done)
+    }
+}

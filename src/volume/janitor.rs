@@ -1,0 +1,297 @@
+//! What happens behind the scenes: keys that expire, unlinked inodes, room that comes back.
+
+use std::time::Duration;
+
+use super::Volume;
+use super::draft::Draft;
+use super::names::drop_name;
+use super::types::*;
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, keys};
+use crate::shelf;
+
+/// How often the janitor looks for unlinked inodes. It is not woken for each: that would cost the
+/// thread that unlinks a system call.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Entries of an expired directory that are worked off at a time.
+const DETACH_BATCH: usize = 256;
+
+impl Volume {
+    /// The life of the janitor: sweeps what has expired, reclaims what is unlinked.
+    pub(super) fn keep_house(&self) {
+        while !self.stopping() {
+            let now = self.tree.lock().now(&self.clock);
+            let wait = shelf::left(Time(self.next_expiry()), now).min(TICK);
+            self.pause(wait);
+            let work = [Volume::sweep, Volume::reclaim, Volume::work_off_releases];
+            for job in work {
+                if self.read_only().is_some() {
+                    break;
+                }
+                if let Err(error) = job(self) {
+                    log::warn!("behind the scenes: {error}");
+                }
+            }
+        }
+    }
+
+    /// The life of the committer: makes durable what no fsync has, and gives room back.
+    pub(super) fn commit_regularly(&self) {
+        while !self.stopping() {
+            self.pause(self.settings.commit_interval);
+            if self.read_only().is_some() {
+                continue;
+            }
+            if let Err(error) = self.commit_now().and_then(|()| self.compact()) {
+                log::error!("the commit failed: {error}");
+            }
+        }
+    }
+
+    /// Makes all batches durable and frees what they gave up.
+    pub(super) fn commit_now(&self) -> Result<()> {
+        let (freed, seq) = {
+            let mut tree = self.tree.lock();
+            (std::mem::take(&mut tree.freed), self.engine.last_seq())
+        };
+        if seq > self.engine.durable_seq()
+            && let Err(error) = self.make_durable(seq)
+        {
+            self.tree.lock().freed.extend(freed);
+            return Err(error);
+        }
+        self.give_back(freed)
+    }
+
+    /// Gives the room of frames back to the disk; nothing durable names them.
+    fn give_back(&self, mut freed: Vec<Extent>) -> Result<()> {
+        freed.sort_by_key(|extent| (extent.segment, extent.offset));
+        // Neighbours as one: a hole can only be punched of whole blocks.
+        let mut holes: Vec<Extent> = Vec::with_capacity(freed.len());
+        for extent in freed {
+            match holes.last_mut() {
+                Some(last) if last.segment == extent.segment && last.offset + last.len == extent.offset => {
+                    last.len += extent.len;
+                }
+                _ => holes.push(extent),
+            }
+        }
+        let segments = self.segments.list()?;
+        // No store is between its append and its batch: a closed segment without live bytes is dead.
+        let dead: Vec<_> = {
+            let _storing = self.storing.write();
+            let tree = self.tree.lock();
+            segments.iter().filter(|s| !s.open && !tree.live.contains_key(&s.id)).map(|s| s.id).collect()
+        };
+        for id in &dead {
+            self.segments.remove(*id)?;
+        }
+        for hole in holes.into_iter().filter(|hole| !dead.contains(&hole.segment)) {
+            self.segments.free(hole)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the keys whose time has come.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let now = self.tree.lock().now(&self.clock);
+        if !self.sweep_due(now) {
+            return Ok(());
+        }
+        loop {
+            self.set_next_expiry(i64::MAX);
+            let mut due = Vec::new();
+            let mut next = i64::MAX;
+            self.engine.scan(keys::under(&[keys::EXPIRY]), &mut |key, _| {
+                let Some((secs, ino)) = keys::expiry_of(key) else { return true };
+                if secs > now.secs() {
+                    next = Time::new(secs, 0).0;
+                    return false;
+                }
+                due.push((secs, ino));
+                due.len() < 1024
+            })?;
+            let all = due.len() < 1024;
+            let mut removed = 0;
+            for (secs, ino) in due {
+                match self.expire(secs, ino, now)? {
+                    Some(later) => next = next.min(later.0),
+                    None => removed += 1,
+                }
+            }
+            self.expiry_at_latest(next);
+            if all || removed == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes all names of a key that has expired; one that has not yet says when it will.
+    fn expire(&self, secs: i64, ino: Ino, now: Time) -> Result<Option<Time>> {
+        let found = self.run(|volume| {
+            let mut tree = volume.tree.lock();
+            match tree.get(ino) {
+                Ok(inode) => Ok(Some((inode.rec.expires, inode.rec.links.clone()))),
+                Err(Pause::Wait(need)) => Err(Pause::Wait(need)),
+                Err(pause) => Err(pause),
+            }
+        });
+        let (expires, links) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(Error::Stale) => return self.drop_mark(secs, ino).map(|()| None),
+            Err(error) => return Err(error),
+        };
+        match expires {
+            Some(at) if at > now && at.secs() == secs => return Ok(Some(at)),
+            Some(at) if at.secs() == secs || (secs == 0 && at.0 < 0) => {}
+            _ => return self.drop_mark(secs, ino).map(|()| None),
+        }
+        let mut names = Vec::new();
+        match links {
+            Links::One { parent, name } => names.push((parent, name)),
+            Links::Many => {
+                self.engine.scan(keys::under(&keys::of_inode(b'L', ino)), &mut |key, _| {
+                    names.extend(keys::link_of(key).map(|(dir, name)| (dir, Box::from(name))));
+                    true
+                })?;
+            }
+        }
+        for (dir, name) in names {
+            self.detach(dir, &name, ino)?;
+            self.tell(Event::Entry { dir, name });
+        }
+        self.drop_mark(secs, ino).map(|()| None)
+    }
+
+    fn drop_mark(&self, secs: i64, ino: Ino) -> Result<()> {
+        self.run(|volume| {
+            volume.ready()?;
+            let mut draft = Draft::default();
+            draft.batch.delete(keys::expiry(secs, ino));
+            volume.commit(&mut volume.tree.lock(), draft)?;
+            Ok(())
+        })
+    }
+
+    /// Removes a name, of a directory also when it has entries: those go with it, in the background.
+    fn detach(&self, dir: Ino, name: &[u8], ino: Ino) -> Result<()> {
+        self.run(|volume| {
+            volume.ready()?;
+            let mut tree = volume.tree.lock();
+            let now = tree.now(&volume.clock);
+            // The directory itself may be detached already.
+            tree.get(dir)?;
+            let entry = match tree.find_anywhere(dir, name)? {
+                Some(entry) if entry.ino == ino => entry,
+                _ => return Ok(()),
+            };
+            let mut draft = Draft::default();
+            drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+            volume.commit(&mut tree, draft)?;
+            Ok(())
+        })
+    }
+
+    /// Reclaims unlinked inodes that nobody refers to any longer.
+    pub(super) fn reclaim(&self) -> Result<()> {
+        loop {
+            let orphans = std::mem::take(&mut self.tree.lock().orphans);
+            if orphans.is_empty() {
+                return Ok(());
+            }
+            let mut orphans = orphans.into_iter();
+            while let Some(ino) = orphans.next() {
+                match self.reclaim_one(ino) {
+                    Ok(()) | Err(Error::Stale) => {}
+                    Err(error) => {
+                        let mut tree = self.tree.lock();
+                        tree.orphans.push(ino);
+                        tree.orphans.extend(orphans);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reclaim_one(&self, ino: Ino) -> Result<()> {
+        loop {
+            let state = self.run(|volume| {
+                let mut tree = volume.tree.lock();
+                let held = tree.refs.held(ino);
+                let inode = tree.get(ino)?;
+                let dead = inode.rec.nlink == 0 && !held && ino != ROOT;
+                Ok(dead.then(|| (inode.version, inode.rec.clone())))
+            })?;
+            let Some((version, rec)) = state else { return Ok(()) };
+            if rec.kind() == Kind::Directory && rec.size > 0 {
+                self.empty_directory(ino)?;
+                continue;
+            }
+            let (extents, cut) =
+                if rec.pages > 0 { self.read_extents(ino, PageNo(0))? } else { (Vec::new(), false) };
+            let mut attributes = Vec::new();
+            if rec.xattrs > 0 {
+                self.engine.scan(keys::under(&keys::of_inode(b'X', ino)), &mut |key, _| {
+                    attributes.push(key.to_vec());
+                    true
+                })?;
+            }
+            let done = self.run(|volume| {
+                volume.ready()?;
+                let mut tree = volume.tree.lock();
+                let Some(inode) = tree.peek(ino).filter(|inode| inode.version == version) else {
+                    return Ok(false);
+                };
+                if tree.refs.held(ino) {
+                    return Ok(true);
+                }
+                let mut rec = inode.rec.clone();
+                let mut draft = Draft::default();
+                let from = extents.first().filter(|_| cut).map_or(PageNo(0), |(no, _)| *no);
+                volume.remove_pages(&mut draft, ino, &mut rec, &extents, from, PageNo(u32::MAX));
+                if cut {
+                    rec.size = u64::from(from.0) << rec.page_shift;
+                    draft.inode_sized(ino, rec.clone(), super::draft::Recorded::Size(rec.size));
+                } else {
+                    attributes.iter().for_each(|key| draft.batch.delete(key.clone()));
+                    draft.remove_inode(ino);
+                }
+                volume.commit(&mut tree, draft)?;
+                tree.touch_version(ino);
+                Ok(!cut)
+            })?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes the entries of a detached directory, a part at a time.
+    fn empty_directory(&self, dir: Ino) -> Result<()> {
+        let (entries, _) = self.read_entries(dir, 0, DETACH_BATCH)?;
+        if entries.is_empty() {
+            return Err(Error::Damaged(format!("{dir}: it counts entries that are not there")));
+        }
+        for (_, Dentry { name, ino, .. }) in entries {
+            self.detach(dir, &name, ino)?;
+            if self.tree.lock().refs.held(ino) {
+                self.tell(Event::Entry { dir, name });
+            }
+        }
+        Ok(())
+    }
+
+    /// The unlinked inodes that the last session left: nobody refers to them now.
+    pub(super) fn find_orphans(&self) -> Result<()> {
+        let mut found = Vec::new();
+        self.engine.scan(keys::under(&[keys::ORPHAN]), &mut |key, _| {
+            found.extend(keys::ino_of(key));
+            true
+        })?;
+        self.tree.lock().orphans = found;
+        Ok(())
+    }
+}

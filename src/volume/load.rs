@@ -1,0 +1,211 @@
+//! Bringing into memory what an operation misses. Everything here waits for the disk and holds no
+//! lock while it does; what was changed in the meantime makes the result void, and the operation asks again.
+
+use super::Volume;
+use super::tree::{Extents, Window, cookie, cookie_hash, hash_of};
+use super::types::Need;
+use crate::cache::Access;
+use crate::error::{Error, Result};
+use crate::format::{Bucket, Dentry, Ino, InodeRecord, PageNo, decode, keys};
+
+/// Page records read at a time: those of a file of 8 GiB with pages of 128 KiB.
+pub(super) const EXTENTS: usize = 65_536;
+
+/// Entries of a large directory read at a time.
+const WINDOW: usize = 1024;
+
+impl Volume {
+    /// Waits for what an operation needs.
+    pub fn satisfy(&self, need: Need) -> Result<()> {
+        match need {
+            Need::Inode(ino) => self.load_inode(ino),
+            Need::Entry(dir, name) => self.load_entry(dir, &name),
+            Need::Entries(dir, after) => self.load_entries(dir, after),
+            Need::Attributes(ino) => self.load_attributes(ino),
+            Need::Extents(ino, from) => self.load_extents(ino, from),
+            Need::Page(ino, no) => self.load_page(ino, no, Access::Random).map(drop),
+            Need::Memory(bytes) => {
+                self.cache.wait_for_room(bytes);
+                self.check_writable()
+            }
+            Need::Disk(bytes) => self.reserve(bytes),
+            Need::Catalog => self.engine.wait_for_room(),
+            Need::Flushed(ino) => self.flush_file(ino),
+            Need::Sweep => self.sweep(),
+        }
+    }
+
+    fn load_inode(&self, ino: Ino) -> Result<()> {
+        let token = self.tree.lock().begin_load(ino);
+        let rec = self.read_inode(ino);
+        let found = rec.as_ref().ok().and_then(Option::clone);
+        self.tree.lock().end_load(ino, token, found);
+        rec?.map(drop).ok_or(Error::Stale)
+    }
+
+    /// An inode's record from the catalog.
+    pub(super) fn read_inode(&self, ino: Ino) -> Result<Option<InodeRecord>> {
+        self.engine.get(&keys::inode(ino))?.map(|value| decode(&value, "inode record")).transpose()
+    }
+
+    fn load_entry(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        let (whole, version, size) = {
+            let tree = self.tree.lock();
+            let whole = tree.whole_directory();
+            match tree.peek(dir) {
+                Some(inode) => (whole, inode.version, inode.rec.size),
+                None => return Ok(()),
+            }
+        };
+        if size <= whole {
+            return self.load_directory(dir, version);
+        }
+        let hash = hash_of(name);
+        let found: Bucket = match self.engine.get(&keys::bucket(dir, hash))? {
+            Some(value) => decode(&value, "directory entry")?,
+            None => Bucket::new(),
+        };
+        self.tree.lock().add_entries(dir, version, found, false, &[hash]);
+        Ok(())
+    }
+
+    fn load_entries(&self, dir: Ino, after: u64) -> Result<()> {
+        let (whole, version, size) = {
+            let tree = self.tree.lock();
+            let whole = tree.whole_directory();
+            match tree.peek(dir) {
+                Some(inode) => (whole, inode.version, inode.rec.size),
+                None => return Ok(()),
+            }
+        };
+        if size <= whole {
+            return self.load_directory(dir, version);
+        }
+        let (entries, end) = self.read_entries(dir, after, WINDOW)?;
+        self.load_inodes_of(&entries)?;
+        self.tree.lock().set_window(dir, version, Window { after, entries, end });
+        Ok(())
+    }
+
+    /// All entries of a directory and the inodes that they name: who looks one up looks up others.
+    fn load_directory(&self, dir: Ino, version: u64) -> Result<()> {
+        let (entries, _) = self.read_entries(dir, 0, usize::MAX)?;
+        self.load_inodes_of(&entries)?;
+        let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+        self.tree.lock().add_entries(dir, version, entries, true, &[]);
+        Ok(())
+    }
+
+    /// Up to `most` entries behind a cookie (more, to end with a whole bucket), and whether they are the last.
+    pub(super) fn read_entries(
+        &self,
+        dir: Ino,
+        after: u64,
+        most: usize,
+    ) -> Result<(Vec<(u64, Dentry)>, bool)> {
+        let mut found = Vec::new();
+        let mut damage = None;
+        let mut end = true;
+        let range = keys::bucket(dir, cookie_hash(after))..keys::under(&keys::of_inode(b'D', dir)).end;
+        self.engine.scan(range, &mut |key, value| {
+            if found.len() >= most {
+                end = false;
+                return false;
+            }
+            let bucket: Result<Bucket> = decode(value, "directory entry");
+            match (bucket, keys::bucket_hash(key)) {
+                (Ok(mut bucket), Some(hash)) => {
+                    bucket.sort_by_key(|entry| entry.slot);
+                    let entries = bucket.into_iter().map(|entry| (cookie(hash, entry.slot), entry));
+                    found.extend(entries.filter(|(cookie, _)| *cookie > after));
+                    true
+                }
+                (Err(error), _) => {
+                    damage = Some(error);
+                    false
+                }
+                (_, None) => true,
+            }
+        })?;
+        match damage {
+            Some(error) => Err(error),
+            None => Ok((found, end)),
+        }
+    }
+
+    fn load_inodes_of(&self, entries: &[(u64, Dentry)]) -> Result<()> {
+        for (_, entry) in entries {
+            if self.tree.lock().peek(entry.ino).is_none() {
+                match self.load_inode(entry.ino) {
+                    // Unlinked in between.
+                    Ok(()) | Err(Error::Stale) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load_attributes(&self, ino: Ino) -> Result<()> {
+        let version = self.tree.lock().version();
+        let mut found = std::collections::BTreeMap::new();
+        self.engine.scan(keys::under(&keys::of_inode(b'X', ino)), &mut |key, value| {
+            found.insert(Box::from(keys::xattr_name(key)), value.to_vec());
+            true
+        })?;
+        let mut tree = self.tree.lock();
+        if tree.version() == version
+            && let Ok(inode) = tree.get(ino)
+            && inode.xattrs.is_none()
+        {
+            inode.xattrs = Some(found);
+            tree.reweigh(ino);
+        }
+        Ok(())
+    }
+
+    fn load_extents(&self, ino: Ino, from: PageNo) -> Result<()> {
+        let Some(version) = self.tree.lock().peek(ino).map(|inode| inode.version) else { return Ok(()) };
+        let (records, cut) = self.read_extents(ino, from)?;
+        let mut tree = self.tree.lock();
+        if let Ok(inode) = tree.get(ino) {
+            inode.extents = Some(Box::new(Extents { version, from, records, cut }));
+            tree.reweigh(ino);
+        }
+        Ok(())
+    }
+
+    /// The records of a file's pages from `from` on; of too many, the last ones.
+    pub(super) fn read_extents(
+        &self,
+        ino: Ino,
+        from: PageNo,
+    ) -> Result<(Vec<(PageNo, crate::format::PageRecord)>, bool)> {
+        let mut found = std::collections::VecDeque::new();
+        let mut cut = false;
+        let mut damage = None;
+        let range = keys::page(ino, from)..keys::under(&keys::of_inode(keys::PAGE, ino)).end;
+        self.engine.scan(
+            range,
+            &mut |key, value| match (keys::page_of(key), decode(value, "page record")) {
+                (Some((_, no)), Ok(record)) => {
+                    if found.len() == EXTENTS {
+                        found.pop_front();
+                        cut = true;
+                    }
+                    found.push_back((no, record));
+                    true
+                }
+                (_, Err(error)) => {
+                    damage = Some(error);
+                    false
+                }
+                (None, _) => true,
+            },
+        )?;
+        match damage {
+            Some(error) => Err(error),
+            None => Ok((found.into(), cut)),
+        }
+    }
+}

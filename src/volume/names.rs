@@ -1,0 +1,550 @@
+//! Names: finding, listing, making and removing them.
+
+use super::acl;
+use super::draft::Draft;
+use super::tree::{Inode, Tree};
+use super::types::*;
+use super::{Volume, check_name};
+use crate::clock::Time;
+use crate::error::Error;
+use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, ROOT, encode, keys};
+
+/// The cookies of `.` and `..`; those of entries are larger, as a hash is never 0.
+const COOKIE_DOT: u64 = 1;
+const COOKIE_DOTDOT: u64 = 2;
+
+/// Entries taken under the lock at a time.
+const LIST_BATCH: usize = 256;
+
+/// The most links an inode may have.
+const LINK_MAX: u32 = 1 << 31;
+
+impl Volume {
+    /// Finds a name and takes a reference to what it names, which [`Volume::forget`] gives back.
+    /// A key that has expired is `NotFound`.
+    pub fn lookup(&self, dir: Ino, name: &[u8]) -> Step<Entry> {
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let ino = match name {
+            b"." => dir,
+            b".." => parent_of(&mut tree, dir)?,
+            _ => tree.find(dir, name)?.ok_or(Error::NotFound)?.ino,
+        };
+        let inode = tree.get(ino)?;
+        if inode.rec.expires.is_some_and(|at| at <= now) {
+            return Err(Error::NotFound.into());
+        }
+        let entry = self.entry_of(ino, inode, now);
+        tree.refs.take(ino);
+        Ok(entry)
+    }
+
+    /// Gives back `count` references. An unlinked inode is reclaimed with its last one.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let mut tree = self.tree.lock();
+        // One that is not in memory may be unlinked all the same: the reclaimer looks.
+        if tree.refs.give(ino, count)
+            && ino != ROOT
+            && tree.peek(ino).is_none_or(|inode| inode.rec.nlink == 0)
+        {
+            tree.orphans.push(ino);
+        }
+    }
+
+    /// Takes a reference to an inode that was handed out by [`Volume::readdir`].
+    pub fn retain(&self, ino: Ino) {
+        self.tree.lock().refs.take(ino);
+    }
+
+    /// Calls `visit` with the entries behind the cookie `after` (0: from the start) until it returns
+    /// false; an entry for which it returned false is not consumed. `.` and `..` come first.
+    /// With `attributes` each entry but these two carries its attributes; call
+    /// [`Volume::retain`] for each of those that was handed out.
+    pub fn readdir(
+        &self,
+        dir: Ino,
+        mut after: u64,
+        attributes: bool,
+        visit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Step<()> {
+        let mut visited = false;
+        if after < COOKIE_DOTDOT {
+            let parent = {
+                let mut tree = self.tree.lock();
+                match tree.directory(dir) {
+                    Ok(_) => parent_of(&mut tree, dir)?,
+                    Err(Pause::Fail(Error::NotFound)) => return Ok(()),
+                    Err(pause) => return Err(pause),
+                }
+            };
+            for (cookie, name, ino) in [(COOKIE_DOT, &b"."[..], dir), (COOKIE_DOTDOT, b"..", parent)] {
+                let entry = DirEntry { ino, name, kind: Kind::Directory, cookie, entry: None };
+                if cookie > after && !visit(entry) {
+                    return Ok(());
+                }
+            }
+            after = COOKIE_DOTDOT;
+            visited = true;
+        }
+        loop {
+            let (found, end) = match self.list(dir, after, attributes) {
+                // What was visited cannot be taken back: the caller comes again for the rest.
+                Err(Pause::Wait(_)) if visited => return Ok(()),
+                found => found?,
+            };
+            for (cookie, dentry, entry) in &found {
+                after = *cookie;
+                let entry = DirEntry {
+                    ino: dentry.ino,
+                    name: &dentry.name,
+                    kind: dentry.kind,
+                    cookie: *cookie,
+                    entry: *entry,
+                };
+                if !visit(entry) {
+                    return Ok(());
+                }
+                visited = true;
+            }
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next entries behind a cookie, without those that have expired.
+    #[expect(clippy::type_complexity, reason = "used once")]
+    fn list(
+        &self,
+        dir: Ino,
+        after: u64,
+        attributes: bool,
+    ) -> Step<(Vec<(u64, Dentry, Option<Entry>)>, bool)> {
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let (found, mut end) = tree.list(dir, after, LIST_BATCH)?;
+        let mut listed = Vec::with_capacity(found.len());
+        for (cookie, dentry) in found {
+            if !attributes {
+                let expired = |inode: &Inode| inode.rec.expires.is_some_and(|at| at <= now);
+                if !tree.peek(dentry.ino).is_some_and(expired) {
+                    listed.push((cookie, dentry, None));
+                }
+                continue;
+            }
+            match tree.get(dentry.ino) {
+                Ok(inode) if inode.rec.expires.is_some_and(|at| at <= now) => {}
+                Ok(inode) => {
+                    let entry = self.entry_of(dentry.ino, inode, now);
+                    listed.push((cookie, dentry, Some(entry)));
+                }
+                // Evicted again: hand out what there is, and load from here on at the next call.
+                Err(Pause::Wait(_)) if !listed.is_empty() => {
+                    end = false;
+                    break;
+                }
+                Err(pause) => return Err(pause),
+            }
+        }
+        Ok((listed, end))
+    }
+
+    /// Makes a file of any kind but directory and symlink (`mode` has the type bits) and takes a
+    /// reference. The umask of `caller` is applied here, unless the directory has a default ACL.
+    pub fn mknod(&self, caller: &Caller, dir: Ino, name: &[u8], mode: u32, rdev: u32) -> Step<Entry> {
+        let mode = if mode & libc::S_IFMT == 0 { mode | libc::S_IFREG } else { mode };
+        self.make(caller, dir, name, mode, rdev, None)
+    }
+
+    /// Makes a directory and takes a reference.
+    pub fn mkdir(&self, caller: &Caller, dir: Ino, name: &[u8], mode: u32) -> Step<Entry> {
+        self.make(caller, dir, name, mode & 0o7777 | libc::S_IFDIR, 0, None)
+    }
+
+    /// Makes a symbolic link, of at most 4095 bytes, and takes a reference.
+    pub fn symlink(&self, caller: &Caller, dir: Ino, name: &[u8], target: &[u8]) -> Step<Entry> {
+        if target.len() >= libc::PATH_MAX as usize {
+            return Err(Error::NameTooLong.into());
+        }
+        let caller = Caller { umask: 0, ..*caller };
+        self.make(&caller, dir, name, libc::S_IFLNK | 0o777, 0, Some(target.into()))
+    }
+
+    fn make(
+        &self,
+        caller: &Caller,
+        dir: Ino,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+        target: Option<Box<[u8]>>,
+    ) -> Step<Entry> {
+        self.ready()?;
+        check_name(name)?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        if let Some(there) = tree.find(dir, name)? {
+            return Err(self.taken(&mut tree, there.ino, now));
+        }
+        let parent = tree.directory(dir)?;
+        if parent.rec.xattrs > 0 && parent.xattrs.is_none() {
+            return Err(Pause::Wait(Need::Attributes(dir)));
+        }
+        let kind = Kind::of_mode(mode);
+        let inherited = match &parent.xattrs {
+            Some(xattrs) if kind != Kind::Symlink => acl::inherit(xattrs, mode)?,
+            _ => None,
+        };
+        let codec = parent.rec.codec;
+        let mut parent = parent.rec.clone();
+        let ino = Ino(tree.counters.last_ino + 1);
+        let mut rec = InodeRecord {
+            mode: inherited.as_ref().map_or(mode & !caller.umask, |inherited| inherited.mode),
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev,
+            nlink: 1,
+            size: target.as_ref().map_or(0, |target| target.len() as u64),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            pages: 0,
+            stored: 0,
+            page_shift: self.page_shift,
+            shared: false,
+            xattrs: 0,
+            codec,
+            expires: None,
+            period: None,
+            links: Links::One { parent: dir, name: name.into() },
+            target,
+        };
+        if parent.mode & libc::S_ISGID != 0 {
+            rec.gid = parent.gid;
+            if kind == Kind::Directory {
+                rec.mode |= libc::S_ISGID;
+            }
+        }
+        if kind == Kind::Directory {
+            rec.nlink = 2;
+            parent.nlink += 1;
+        }
+        parent.size += 1;
+        (parent.mtime, parent.ctime) = (now, now);
+        let mut draft = Draft::default();
+        let mut attributes = None;
+        if let Some(inherited) = inherited {
+            rec.xattrs = inherited.attributes.len() as u32;
+            for (name, value) in &inherited.attributes {
+                draft.batch.put(keys::xattr(ino, name), value.clone());
+            }
+            attributes = Some(inherited.attributes.into_iter().collect());
+        }
+        draft.birth(ino, rec);
+        draft.inode(dir, parent);
+        draft.entry(dir, name, Some((ino, kind)));
+        self.commit(&mut tree, draft)?;
+        tree.refs.take(ino);
+        let inode = tree.get(ino)?;
+        if attributes.is_some() {
+            inode.xattrs = attributes;
+        }
+        Ok(self.entry_of(ino, inode, now))
+    }
+
+    /// What it means that a name is there already: it is taken, or about to be swept away.
+    fn taken(&self, tree: &mut Tree, ino: Ino, now: Time) -> Pause {
+        match tree.get(ino) {
+            Ok(inode) if inode.rec.expires.is_some_and(|at| at <= now) => Pause::Wait(Need::Sweep),
+            Ok(_) => Error::Exists.into(),
+            Err(pause) => pause,
+        }
+    }
+
+    /// A further name for an inode; takes a reference.
+    pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Step<Entry> {
+        self.ready()?;
+        check_name(name)?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        if let Some(there) = tree.find(dir, name)? {
+            return Err(self.taken(&mut tree, there.ino, now));
+        }
+        let inode = tree.get(ino)?;
+        if inode.is_dir() {
+            return Err(Error::NotPermitted.into());
+        }
+        if inode.rec.nlink == 0 {
+            return Err(Error::NotFound.into());
+        }
+        if inode.rec.nlink >= LINK_MAX {
+            return Err(Error::TooManyLinks.into());
+        }
+        let mut rec = inode.rec.clone();
+        let mut parent = tree.directory(dir)?.rec.clone();
+        let mut draft = Draft::default();
+        if let Links::One { parent, name } = std::mem::replace(&mut rec.links, Links::Many) {
+            draft.batch.put(keys::link(ino, parent, &name), Vec::new());
+        }
+        draft.batch.put(keys::link(ino, dir, name), Vec::new());
+        rec.nlink += 1;
+        rec.ctime = now;
+        parent.size += 1;
+        (parent.mtime, parent.ctime) = (now, now);
+        let kind = rec.kind();
+        draft.inode(ino, rec);
+        draft.inode(dir, parent);
+        draft.entry(dir, name, Some((ino, kind)));
+        self.commit(&mut tree, draft)?;
+        tree.refs.take(ino);
+        let inode = tree.get(ino)?;
+        Ok(self.entry_of(ino, inode, now))
+    }
+
+    /// Removes a name that is not a directory's.
+    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Step<()> {
+        self.ready()?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let entry = tree.find(dir, name)?.ok_or(Error::NotFound)?;
+        if entry.kind == Kind::Directory {
+            return Err(Error::IsADirectory.into());
+        }
+        let mut draft = Draft::default();
+        drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+        self.commit(&mut tree, draft)?;
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Step<()> {
+        self.ready()?;
+        match name {
+            b"." => return Err(Error::Invalid("`.` cannot be removed".into()).into()),
+            b".." => return Err(Error::NotEmpty.into()),
+            _ => {}
+        }
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let entry = tree.find(dir, name)?.ok_or(Error::NotFound)?;
+        if entry.kind != Kind::Directory {
+            return Err(Error::NotADirectory.into());
+        }
+        self.check_empty(&mut tree, entry.ino, now)?;
+        let mut draft = Draft::default();
+        drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+        self.commit(&mut tree, draft)?;
+        Ok(())
+    }
+
+    /// Refuses a directory that has entries. Where those may have expired, they are swept first.
+    fn check_empty(&self, tree: &mut Tree, dir: Ino, now: Time) -> Step<()> {
+        if tree.directory(dir)?.rec.size == 0 {
+            return Ok(());
+        }
+        if self.sweep_due(now) {
+            return Err(Pause::Wait(Need::Sweep));
+        }
+        Err(Error::NotEmpty.into())
+    }
+
+    /// Gives a key another name; on `Replace` what was there is replaced in the same step, and the
+    /// content of the renamed file is on its way to the disk before its name is.
+    pub fn rename(&self, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], how: Rename) -> Step<()> {
+        self.ready()?;
+        check_name(name)?;
+        check_name(new_name)?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let source = tree.find(dir, name)?.ok_or(Error::NotFound)?;
+        let target = tree.find(new_dir, new_name)?;
+        match (how, &target) {
+            (Rename::NoReplace, Some(there)) => return Err(self.taken(&mut tree, there.ino, now)),
+            (Rename::Exchange, None) => return Err(Error::NotFound.into()),
+            _ => {}
+        }
+        if source.kind == Kind::Directory {
+            check_outside(&mut tree, source.ino, new_dir)?;
+        }
+        if let Some(target) = &target
+            && target.ino == source.ino
+        {
+            return Ok(());
+        }
+        let mut draft = Draft::default();
+        if how == Rename::Exchange
+            && let Some(target) = target
+        {
+            if target.kind == Kind::Directory {
+                check_outside(&mut tree, target.ino, dir)?;
+            }
+            if dir != new_dir {
+                let (mut from, mut to) =
+                    (tree.directory(dir)?.rec.clone(), tree.directory(new_dir)?.rec.clone());
+                for (kind, sign) in [(source.kind, 1), (target.kind, -1)] {
+                    if kind == Kind::Directory {
+                        from.nlink = from.nlink.wrapping_add_signed(-sign);
+                        to.nlink = to.nlink.wrapping_add_signed(sign);
+                    }
+                }
+                (from.mtime, from.ctime, to.mtime, to.ctime) = (now, now, now, now);
+                draft.inode(dir, from);
+                draft.inode(new_dir, to);
+            } else {
+                let mut both = tree.directory(dir)?.rec.clone();
+                (both.mtime, both.ctime) = (now, now);
+                draft.inode(dir, both);
+            }
+            move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
+            move_link(&mut tree, &mut draft, target.ino, (new_dir, new_name), (dir, name), now)?;
+            draft.entry(dir, name, Some((target.ino, target.kind)));
+            draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
+            self.commit(&mut tree, draft)?;
+            return Ok(());
+        }
+        if let Some(target) = &target {
+            match (source.kind == Kind::Directory, target.kind == Kind::Directory) {
+                (true, false) => return Err(Error::NotADirectory.into()),
+                (false, true) => return Err(Error::IsADirectory.into()),
+                (true, true) => self.check_empty(&mut tree, target.ino, now)?,
+                (false, false) => {}
+            }
+            drop_name(&mut tree, &mut draft, new_dir, new_name, target, now)?;
+        }
+        let moves = source.kind == Kind::Directory && dir != new_dir;
+        let mut from = draft_record(&mut tree, &draft, dir)?;
+        from.size -= 1;
+        from.nlink -= u32::from(moves);
+        (from.mtime, from.ctime) = (now, now);
+        draft.inode(dir, from);
+        let mut to = draft_record(&mut tree, &draft, new_dir)?;
+        to.size += 1;
+        to.nlink += u32::from(moves);
+        (to.mtime, to.ctime) = (now, now);
+        draft.inode(new_dir, to);
+        move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
+        // Last, as patches count as journalled once they are taken.
+        if target.is_some()
+            && source.kind == Kind::File
+            && let Some(size) = self.patch_file(&mut tree, &mut draft, source.ino)?
+        {
+            draft.record_size(source.ino, size);
+        }
+        draft.entry(dir, name, None);
+        draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
+        self.commit(&mut tree, draft)?;
+        Ok(())
+    }
+}
+
+/// Puts the removal of a name into a draft: the directory, the inode and its links.
+pub(super) fn drop_name(
+    tree: &mut Tree,
+    draft: &mut Draft,
+    dir: Ino,
+    name: &[u8],
+    entry: &Dentry,
+    now: Time,
+) -> Step<()> {
+    let mut rec = tree.get(entry.ino)?.rec.clone();
+    let mut parent = draft_record(tree, draft, dir)?;
+    parent.size -= 1;
+    (parent.mtime, parent.ctime) = (now, now);
+    rec.ctime = now;
+    if rec.kind() == Kind::Directory {
+        parent.nlink = parent.nlink.saturating_sub(1);
+        rec.nlink = 0;
+    } else {
+        rec.nlink -= 1;
+    }
+    if rec.links == Links::Many {
+        draft.batch.delete(keys::link(entry.ino, dir, name));
+    }
+    if rec.nlink == 0 {
+        if let Some(at) = rec.expires {
+            draft.batch.delete(keys::expiry(at.secs(), entry.ino));
+        }
+        draft.unlinked(entry.ino);
+    }
+    draft.inode(dir, parent);
+    draft.inode(entry.ino, rec);
+    draft.entry(dir, name, None);
+    Ok(())
+}
+
+/// An inode as the draft has it so far.
+fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
+    match draft.record(ino) {
+        Some(rec) => Ok(rec.clone()),
+        None => Ok(tree.get(ino)?.rec.clone()),
+    }
+}
+
+/// Notes in a draft that an inode has moved from one name to another.
+fn move_link(
+    tree: &mut Tree,
+    draft: &mut Draft,
+    ino: Ino,
+    from: (Ino, &[u8]),
+    to: (Ino, &[u8]),
+    now: Time,
+) -> Step<()> {
+    let mut rec = draft_record(tree, draft, ino)?;
+    match &mut rec.links {
+        Links::One { parent, name } => (*parent, *name) = (to.0, to.1.into()),
+        Links::Many => {
+            draft.batch.delete(keys::link(ino, from.0, from.1));
+            draft.batch.put(keys::link(ino, to.0, to.1), Vec::new());
+        }
+    }
+    rec.ctime = now;
+    draft.inode(ino, rec);
+    Ok(())
+}
+
+/// Refuses to move a directory into itself or below itself.
+fn check_outside(tree: &mut Tree, moved: Ino, into: Ino) -> Step<()> {
+    let mut at = into;
+    while at != ROOT {
+        if at == moved {
+            return Err(Error::Invalid("a directory cannot be moved below itself".into()).into());
+        }
+        at = parent_of(tree, at)?;
+    }
+    Ok(())
+}
+
+/// The directory that a directory is in; of the root, the root.
+fn parent_of(tree: &mut Tree, dir: Ino) -> Step<Ino> {
+    match &tree.get(dir)?.rec.links {
+        Links::One { parent, .. } => Ok(*parent),
+        Links::Many => Ok(ROOT),
+    }
+}
+
+/// The first inode of a new store.
+pub(super) fn root_record(now: Time, page_shift: u8, uid: u32, gid: u32) -> Vec<u8> {
+    encode(&InodeRecord {
+        mode: libc::S_IFDIR | 0o755,
+        uid,
+        gid,
+        rdev: 0,
+        nlink: 2,
+        size: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        pages: 0,
+        stored: 0,
+        page_shift,
+        shared: false,
+        xattrs: 0,
+        codec: None,
+        expires: None,
+        period: None,
+        links: Links::One { parent: ROOT, name: Box::default() },
+        target: None,
+    })
+}

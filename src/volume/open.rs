@@ -1,0 +1,321 @@
+//! Opening and closing a store: its directory, its lock, and what the last session left to be done.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Volume;
+use super::names::root_record;
+use super::tree::Tree;
+use crate::cache::{Cache, PageId};
+use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::format::{
+    CounterRecord, FORMAT_VERSION, Ino, PageNo, PageRecord, Patch, ROOT, SegmentRecord, decode, encode, keys,
+};
+use crate::io::{Io, Lock};
+use crate::pages::{LocalSegments, Segments, frame};
+
+/// log2 of the size of pages: 128 KiB compress nearly as well as larger ones, and a random read
+/// decompresses no more than it must.
+const PAGE_SHIFT: u8 = 17;
+
+/// Threads that put pages into frames.
+const WRITE_BACK_THREADS: usize = 2;
+
+/// What the parts of the memory limit are for.
+struct Budget {
+    pages: usize,
+    dirty: usize,
+    tree: usize,
+    catalog: usize,
+}
+
+impl Budget {
+    /// Half for pages of content, of which half may be dirty, the rest for metadata.
+    fn of(limit: u64) -> Budget {
+        let limit = limit as usize;
+        Budget { pages: limit / 2, dirty: limit / 4, tree: limit / 4, catalog: limit / 4 }
+    }
+}
+
+impl Volume {
+    /// Opens the store at `settings.storage_path`, making a new one when the directory is missing or empty.
+    /// Takes the store's lock, replays the journal, starts the background threads.
+    pub fn open(settings: Settings, io: Arc<dyn Io>, clock: Clock) -> Result<Arc<Volume>> {
+        let dir = settings.storage_path.clone();
+        let (lock, fresh) = open_directory(&*io, &dir)?;
+        let segments = Arc::new(LocalSegments::open(io.clone(), dir.join("segments"))?);
+        let budget = Budget::of(settings.cache_size_limit);
+        let synced = segments.clone();
+        let engine = LocalCatalog::open(OpenOptions {
+            io: io.clone(),
+            dir: dir.clone(),
+            memory: budget.catalog,
+            verify: &mut |batch| frames_are_whole(&segments, batch),
+            before_checkpoint: Box::new(move || synced.sync()),
+        })?;
+        let engine = Arc::new(engine);
+        let frames = engine.last_seq().0 << 16;
+        let volume = Arc::new(Volume {
+            io,
+            clock,
+            page_shift: PAGE_SHIFT,
+            tree: parking_lot::Mutex::new(Tree::new(budget.tree)),
+            cache: Cache::new(budget.pages, budget.dirty),
+            engine,
+            segments,
+            owners: Default::default(),
+            storing: Default::default(),
+            uncompactable: Default::default(),
+            frames: frames.into(),
+            readahead: Default::default(),
+            house: Default::default(),
+            read_only: Default::default(),
+            listener: Default::default(),
+            threads: Default::default(),
+            lock: parking_lot::Mutex::new(Some(lock)),
+            settings,
+        });
+        if fresh {
+            volume.found()?;
+            write_format(&*volume.io, &dir)?;
+        }
+        volume.recover()?;
+        volume.start()?;
+        Ok(volume)
+    }
+
+    /// Puts the root into a new store. The store counts as one only when this is durable.
+    fn found(&self) -> Result<()> {
+        if self.engine.get(&keys::inode(ROOT))?.is_some() {
+            return Ok(());
+        }
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let mut batch = Batch::default();
+        batch.put(keys::inode(ROOT), root_record(self.clock.now(), self.page_shift, uid, gid));
+        let counters = CounterRecord { inodes: 1, last_ino: ROOT.0, ..CounterRecord::default() };
+        batch.put(keys::counters(), encode(&counters));
+        self.engine.apply(batch)?;
+        self.make_durable(self.engine.last_seq())
+    }
+
+    /// Loads what is kept in memory, and finishes what the last session began.
+    fn recover(&self) -> Result<()> {
+        let dir = &self.settings.storage_path;
+        let missing = || Error::store(dir, "the catalog has no root directory: restore it from a backup");
+        self.engine.get(&keys::inode(ROOT))?.ok_or_else(missing)?;
+        let counters = self.engine.get(&keys::counters())?.ok_or_else(missing)?;
+        let mut live = Vec::new();
+        self.engine.scan(keys::under(&[keys::SEGMENT]), &mut |key, value| {
+            if let (Some(id), Ok(record)) =
+                (keys::segment_of(key), decode::<SegmentRecord>(value, "segment record"))
+            {
+                live.push((id, record.live));
+            }
+            true
+        })?;
+        {
+            let mut tree = self.tree.lock();
+            tree.counters = decode(&counters, "counters")?;
+            tree.live = live.into_iter().collect();
+        }
+        self.apply_patches()?;
+        self.find_orphans()?;
+        self.find_releases()?;
+        self.set_next_expiry(i64::MIN);
+        self.sweep()
+    }
+
+    /// Content that was durable in the journal but not yet in frames comes back as dirty pages, and
+    /// is stored at once.
+    fn apply_patches(&self) -> Result<()> {
+        let mut patches: BTreeMap<(Ino, PageNo), Vec<(u32, Patch)>> = BTreeMap::new();
+        let mut damage = None;
+        self.engine.scan(keys::under(&[keys::PATCH]), &mut |key, value| {
+            let n = key.get(13..17).and_then(|n| n.try_into().ok()).map(u32::from_be_bytes);
+            match (keys::page_of(key), n, decode::<Patch>(value, "patch")) {
+                (Some(page), Some(n), Ok(patch)) => patches.entry(page).or_default().push((n, patch)),
+                (_, _, Err(error)) => damage = Some(error),
+                _ => {}
+            }
+            true
+        })?;
+        if let Some(error) = damage {
+            return Err(error);
+        }
+        for ((ino, no), mut list) in patches {
+            // Patches of an inode that is gone went with its batch; one here belongs to a file.
+            let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift))?;
+            let mut content = self.read_frame(ino, no)?;
+            list.sort_by_key(|(n, _)| *n);
+            let next = list.last().map_or(0, |(n, _)| n + 1);
+            for (_, patch) in list {
+                apply_patch(&mut content, patch, size);
+            }
+            if !self.cache.insert_patched(PageId { ino, no }, content, next) {
+                return Err(Error::Config("cache-size-limit is too small to recover the store".into()));
+            }
+            self.run(|volume| {
+                volume.tree.lock().file(ino)?.dirty = true;
+                Ok(())
+            })?;
+            // The journal held no more than fits; a page each time keeps memory small all the same.
+            self.flush_file(ino)?;
+        }
+        Ok(())
+    }
+
+    fn start(self: &Arc<Volume>) -> Result<()> {
+        let mut threads = self.threads.lock();
+        let mut spawn = |name: &str, life: fn(&Volume)| -> Result<()> {
+            let volume = self.clone();
+            let thread = std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || life(&volume))
+                .map_err(Error::io(format!("starting the thread {name}")))?;
+            threads.push(thread);
+            Ok(())
+        };
+        for _ in 0..WRITE_BACK_THREADS {
+            spawn("write-back", Volume::write_back)?;
+        }
+        spawn("readahead", Volume::read_ahead)?;
+        spawn("janitor", Volume::keep_house)?;
+        spawn("committer", Volume::commit_regularly)
+    }
+
+    /// Makes everything durable, stops the threads and gives the lock back. Later calls do nothing.
+    pub fn close(&self) -> Result<()> {
+        let Some(lock) = self.lock.lock().take() else { return Ok(()) };
+        let synced = if self.read_only().is_some() { Ok(()) } else { self.sync() };
+        self.house.stopping.store(true, Ordering::SeqCst);
+        self.house.wake();
+        self.cache.wake();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a background thread had panicked");
+            }
+        }
+        let closed = if synced.is_ok() && self.read_only().is_none() {
+            self.tree.lock().refs = Default::default();
+            let closed = self.reclaim_all().and_then(|()| self.commit_now());
+            closed.and_then(|()| self.engine.close(&|| self.segments.sync()))
+        } else {
+            Ok(())
+        };
+        drop(lock);
+        synced.and(closed)
+    }
+
+    /// Reclaims what was unlinked while open: nobody holds anything any longer.
+    fn reclaim_all(&self) -> Result<()> {
+        self.find_orphans()?;
+        self.reclaim()?;
+        self.work_off_releases()
+    }
+}
+
+fn apply_patch(content: &mut Vec<u8>, patch: Patch, page_size: usize) {
+    match patch {
+        Patch::ZeroFrom(offset) => content.truncate(offset as usize),
+        Patch::Data { offset, bytes } => {
+            let start = offset as usize;
+            let end = (start + bytes.len()).min(page_size);
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            if let Some(place) = content.get_mut(start..end) {
+                place.copy_from_slice(bytes.get(..end - start).unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// Whether all frames that a batch names are whole on the disk.
+fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> bool {
+    batch.changes.iter().all(|(key, value)| match value {
+        Some(value) if key.first() == Some(&keys::PAGE) => {
+            let whole = decode::<PageRecord>(value, "page record").and_then(|record| {
+                let bytes = segments.read(record.extent)?;
+                frame::open(&bytes, record.checksum)
+            });
+            whole.is_ok()
+        }
+        _ => true,
+    })
+}
+
+/// Opens a store's directory: takes its lock and checks its format. True for a new store.
+fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
+    let at = |what: &str| Error::io(format!("{}: {what}", dir.display()));
+    io.create_dir_all(dir).map_err(at("cannot make the store's directory"))?;
+    let there = io.list(dir).map_err(at("cannot list the store's directory"))?;
+    let is = |path: &&std::path::PathBuf, name: &str| path.file_name().is_some_and(|file| file == name);
+    let format = dir.join("FORMAT");
+    let known = there.iter().any(|path| is(&path, "FORMAT"));
+    // What a first mount that was cut short may have left.
+    let own =
+        ["lock", "larder.toml", "larder.log", "control", "journal", "segments", "index.redb", "FORMAT.new"];
+    if !known && there.iter().any(|path| own.iter().all(|name| !is(&path, name))) {
+        return Err(Error::store(
+            dir,
+            "this is no store: the directory has other files in it. Name an empty directory, or one that does not exist",
+        ));
+    }
+    if known {
+        check_format(io, dir, &format)?;
+    }
+    let lock = io.lock(&dir.join("lock")).map_err(at("cannot take the store's lock"))?;
+    let lock = lock.ok_or_else(|| {
+        Error::store(
+            dir,
+            "the store is open in another process: unmount it there first (larder status tells where)",
+        )
+    })?;
+    for part in ["journal", "segments"] {
+        io.create_dir_all(&dir.join(part)).map_err(at("cannot make the store's directories"))?;
+    }
+    Ok((lock, !known))
+}
+
+/// Marks a directory as a store.
+fn write_format(io: &dyn Io, dir: &Path) -> Result<()> {
+    let (new, format) = (dir.join("FORMAT.new"), dir.join("FORMAT"));
+    let write = || {
+        let file = io.open(&new, true)?;
+        file.write_all_at(format!("larder {FORMAT_VERSION} {:016x}\n", io.new_id()).as_bytes(), 0)?;
+        file.sync()?;
+        io.rename(&new, &format)?;
+        io.sync_dir(dir)
+    };
+    write().map_err(Error::io(format!("{}: cannot write FORMAT", dir.display())))
+}
+
+fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
+    let mut bytes = [0; 64];
+    let read = io.open(path, false).and_then(|file| file.read_at(&mut bytes, 0));
+    let len = read.map_err(Error::io(format!("{}: cannot read it", path.display())))?;
+    let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
+    let mut words = text.split_whitespace();
+    let version = match (words.next(), words.next().and_then(|word| word.parse::<u32>().ok())) {
+        (Some("larder"), Some(version)) => version,
+        _ => {
+            return Err(Error::store(
+                dir,
+                "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read `larder 1 ID`)",
+            ));
+        }
+    };
+    if version > FORMAT_VERSION {
+        let why = format!(
+            "the store has format {version}, this larder knows formats up to {FORMAT_VERSION}: use a newer larder"
+        );
+        return Err(Error::store(dir, why));
+    }
+    Ok(())
+}

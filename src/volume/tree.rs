@@ -1,0 +1,463 @@
+//! The part of the tree that is in memory: inodes and directory entries, in one LRU under a limit.
+//!
+//! What is not here is in the catalog; a function that misses something says what ([`Need`]).
+//! Invariant: an inode with changes that are not journalled, or with dirty pages, stays in memory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use lru::LruCache;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::refs::Refs;
+use super::types::{Need, Pause, Step};
+use crate::clock::{Clock, Time};
+use crate::error::Error;
+use crate::format::{
+    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, NAME_MAX, PageNo, PageRecord,
+    SegmentId, encode, keys,
+};
+
+/// Bits of a cookie that hold the slot of an entry among those with the same hash.
+const SLOT_BITS: u32 = 7;
+
+/// What an inode in memory costs beside its variable parts.
+const INODE_WEIGHT: usize = 450;
+
+/// What an entry in memory costs beside its name.
+const ENTRY_WEIGHT: usize = 96;
+
+/// An inode in memory.
+#[derive(Debug)]
+pub(super) struct Inode {
+    /// The record as callers see it.
+    pub rec: InodeRecord,
+    /// The size in the catalog: never beyond the content that is in frames or patches.
+    pub recorded_size: u64,
+    /// Whether the record has changes that the catalog has not.
+    pub dirty: bool,
+    /// Extended attributes by name, when they are in memory.
+    pub xattrs: Option<BTreeMap<Box<[u8]>, Vec<u8>>>,
+    /// Entries in memory, of a directory.
+    pub entries: Option<Box<Entries>>,
+    /// Page records from a page on, when they were asked for; void once `version` has changed.
+    pub extents: Option<Box<Extents>>,
+    /// Changes with each change of what the page records say.
+    pub version: u64,
+    /// Where a sequential reader would go on.
+    pub next_read: u64,
+    weight: usize,
+}
+
+/// The records of a file's pages from `from` on.
+#[derive(Debug)]
+pub(super) struct Extents {
+    pub version: u64,
+    pub from: PageNo,
+    pub records: Vec<(PageNo, PageRecord)>,
+    /// Whether the list was cut because there are too many: these are the last ones.
+    pub cut: bool,
+}
+
+/// The entries of a directory that are in memory, by cookie.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    by_cookie: BTreeMap<u64, Dentry>,
+    /// All entries are here.
+    complete: bool,
+    /// Where not all are: the hashes whose entries are all here.
+    hashes: HashSet<u64>,
+    /// Where not all are: the part that a listing asked for, in order, from behind a cookie.
+    window: Option<Window>,
+    weight: usize,
+}
+
+/// Consecutive entries of a directory that is too large to be in memory whole.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub after: u64,
+    pub entries: Vec<(u64, Dentry)>,
+    /// Nothing follows.
+    pub end: bool,
+}
+
+/// The hash of a name: 56 bits, so that it makes a positive cookie with the slot; never 0.
+pub(super) fn hash_of(name: &[u8]) -> u64 {
+    (xxh3_64(name) & ((1 << 56) - 1)).max(1)
+}
+
+pub(super) fn cookie(hash: u64, slot: u8) -> u64 {
+    hash << SLOT_BITS | u64::from(slot)
+}
+
+pub(super) fn cookie_hash(cookie: u64) -> u64 {
+    cookie >> SLOT_BITS
+}
+
+impl Entries {
+    /// Of a directory that was just made.
+    pub fn empty() -> Entries {
+        Entries { complete: true, ..Entries::default() }
+    }
+
+    fn bucket(&self, hash: u64) -> impl Iterator<Item = &Dentry> {
+        self.by_cookie.range(cookie(hash, 0)..cookie(hash + 1, 0)).map(|(_, entry)| entry)
+    }
+
+    fn put(&mut self, entry: Dentry) {
+        self.weight += ENTRY_WEIGHT + entry.name.len();
+        if let Some(old) = self.by_cookie.insert(cookie(hash_of(&entry.name), entry.slot), entry) {
+            self.weight -= ENTRY_WEIGHT + old.name.len();
+        }
+    }
+}
+
+impl Inode {
+    pub fn new(rec: InodeRecord, version: u64) -> Inode {
+        Inode {
+            recorded_size: rec.size,
+            rec,
+            dirty: false,
+            xattrs: None,
+            entries: None,
+            extents: None,
+            version,
+            next_read: 0,
+            weight: 0,
+        }
+    }
+
+    fn weigh(&self) -> usize {
+        let xattrs =
+            self.xattrs.iter().flatten().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
+        let extents = self.extents.as_ref().map_or(0, |e| e.records.len() * 24);
+        let target = self.rec.target.as_ref().map_or(0, |t| t.len());
+        INODE_WEIGHT + xattrs + extents + target + self.entries.as_ref().map_or(0, |entries| entries.weight)
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.rec.kind() == Kind::Directory
+    }
+}
+
+/// The tree in memory, and the figures that change with it.
+#[derive(Debug)]
+pub(super) struct Tree {
+    inodes: LruCache<Ino, Box<Inode>>,
+    weight: usize,
+    limit: usize,
+    versions: u64,
+    /// Inodes that are being read from the catalog, with the newest reader's token.
+    loading: HashMap<Ino, u64>,
+    /// The latest time seen: a clock set back does not bring back what has expired.
+    horizon: Time,
+    pub refs: Refs,
+    pub counters: CounterRecord,
+    /// Live bytes of each segment.
+    pub live: HashMap<SegmentId, u64>,
+    /// Unlinked inodes that nobody refers to.
+    pub orphans: Vec<Ino>,
+    /// Extents that nothing refers to once the batches so far are durable.
+    pub freed: Vec<Extent>,
+    /// Releases of possibly shared frames that wait to be worked off.
+    pub releases: Vec<Key>,
+}
+
+impl Tree {
+    pub fn new(limit: usize) -> Tree {
+        Tree {
+            inodes: LruCache::unbounded(),
+            weight: 0,
+            limit,
+            versions: 0,
+            loading: HashMap::new(),
+            horizon: Time(i64::MIN),
+            refs: Refs::default(),
+            counters: CounterRecord::default(),
+            live: HashMap::new(),
+            orphans: Vec::new(),
+            freed: Vec::new(),
+            releases: Vec::new(),
+        }
+    }
+
+    /// Entries that a directory may have to be kept in memory whole.
+    pub fn whole_directory(&self) -> u64 {
+        (self.limit / 4 / (ENTRY_WEIGHT + 32)) as u64
+    }
+
+    /// The time for judging expiry.
+    pub fn now(&mut self, clock: &Clock) -> Time {
+        self.horizon = self.horizon.max(clock.now());
+        self.horizon
+    }
+
+    pub fn new_version(&mut self) -> u64 {
+        self.versions += 1;
+        self.versions
+    }
+
+    /// Rises with each change; compared by those that read the catalog without the lock.
+    pub fn version(&self) -> u64 {
+        self.versions
+    }
+
+    /// Notes that an inode's record is about to be read from the catalog without the lock.
+    pub fn begin_load(&mut self, ino: Ino) -> u64 {
+        let token = self.new_version();
+        self.loading.insert(ino, token);
+        token
+    }
+
+    /// Takes in what was read, unless somebody else has begun or ended a load since: then the inode
+    /// may have been in memory, changed and evicted again, and what was read is old.
+    pub fn end_load(&mut self, ino: Ino, token: u64, rec: Option<InodeRecord>) {
+        if self.loading.get(&ino) != Some(&token) {
+            return;
+        }
+        self.loading.remove(&ino);
+        if let Some(rec) = rec
+            && self.peek(ino).is_none()
+        {
+            let version = self.new_version();
+            self.insert(ino, Inode::new(rec, version));
+        }
+    }
+
+    /// Marks that a file's page records change.
+    pub fn touch_version(&mut self, ino: Ino) {
+        let version = self.new_version();
+        if let Some(inode) = self.inodes.peek_mut(&ino) {
+            inode.version = version;
+            inode.extents = None;
+        }
+    }
+
+    pub fn peek(&self, ino: Ino) -> Option<&Inode> {
+        self.inodes.peek(&ino).map(|inode| &**inode)
+    }
+
+    /// An inode in memory, whatever it is.
+    pub fn get(&mut self, ino: Ino) -> Step<&mut Inode> {
+        match self.inodes.get_mut(&ino) {
+            Some(inode) => Ok(inode),
+            None => Err(Pause::Wait(Need::Inode(ino))),
+        }
+    }
+
+    /// A directory in memory. One that was removed has nothing in it and takes nothing in.
+    pub fn directory(&mut self, ino: Ino) -> Step<&mut Inode> {
+        let inode = self.get(ino)?;
+        match (inode.is_dir(), inode.rec.nlink) {
+            (false, _) => Err(Error::NotADirectory.into()),
+            (true, 0) => Err(Error::NotFound.into()),
+            _ => Ok(inode),
+        }
+    }
+
+    /// A regular file in memory.
+    pub fn file(&mut self, ino: Ino) -> Step<&mut Inode> {
+        let inode = self.get(ino)?;
+        match inode.rec.kind() {
+            Kind::File => Ok(inode),
+            Kind::Directory => Err(Error::IsADirectory.into()),
+            _ => Err(Error::Invalid("not a regular file".into()).into()),
+        }
+    }
+
+    /// Takes an inode in and makes room for it.
+    pub fn insert(&mut self, ino: Ino, mut inode: Inode) {
+        inode.weight = inode.weigh();
+        self.weight += inode.weight;
+        if let Some(old) = self.inodes.put(ino, Box::new(inode)) {
+            self.weight -= old.weight;
+        }
+        self.shrink();
+    }
+
+    pub fn remove(&mut self, ino: Ino) {
+        if let Some(old) = self.inodes.pop(&ino) {
+            self.weight -= old.weight;
+        }
+    }
+
+    /// Counts an inode's weight anew after its variable parts changed.
+    pub fn reweigh(&mut self, ino: Ino) {
+        if let Some(inode) = self.inodes.peek_mut(&ino) {
+            let weight = inode.weigh();
+            self.weight = self.weight + weight - inode.weight;
+            inode.weight = weight;
+        }
+        self.shrink();
+    }
+
+    /// Evicts the least recently used inodes down to the limit. Those that must stay are passed
+    /// over; a few tries each time are enough, as each insertion comes here.
+    fn shrink(&mut self) {
+        let mut passed = 0;
+        while self.weight > self.limit && passed < 32 {
+            let Some((ino, inode)) = self.inodes.pop_lru() else { return };
+            // The newest one is what the caller works on.
+            if inode.dirty || self.inodes.is_empty() {
+                self.inodes.put(ino, inode);
+                passed += 1;
+            } else {
+                self.weight -= inode.weight;
+            }
+        }
+    }
+
+    /// The inodes with changes that are not journalled.
+    pub fn dirty_inodes(&self) -> Vec<Ino> {
+        self.inodes.iter().filter(|(_, inode)| inode.dirty).map(|(ino, _)| *ino).collect()
+    }
+
+    /// The entry of a name, `None` when there is none.
+    pub fn find(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Dentry>> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong.into());
+        }
+        self.directory(dir)?;
+        self.find_anywhere(dir, name)
+    }
+
+    /// [`Tree::find`], also in a directory that was removed with its entries.
+    pub fn find_anywhere(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Dentry>> {
+        let hash = hash_of(name);
+        let inode = self.get(dir)?;
+        if let Some(entries) = &inode.entries {
+            if let Some(entry) = entries.bucket(hash).find(|entry| *entry.name == *name) {
+                return Ok(Some(entry.clone()));
+            }
+            if entries.complete || entries.hashes.contains(&hash) {
+                return Ok(None);
+            }
+        }
+        if inode.rec.size == 0 {
+            return Ok(None);
+        }
+        Err(Pause::Wait(Need::Entry(dir, name.into())))
+    }
+
+    /// The bucket of a name with an entry set, replaced or removed, as the catalog shall hold it,
+    /// and the slot of the entry. [`Tree::find`] of the name has succeeded before.
+    pub fn bucket_with(&self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) -> (Key, Option<Vec<u8>>, u8) {
+        let hash = hash_of(name);
+        let mut bucket: Bucket = match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
+            Some(entries) => entries.bucket(hash).cloned().collect(),
+            None => Bucket::new(),
+        };
+        let old = bucket.iter().position(|entry| *entry.name == *name).map(|at| bucket.remove(at));
+        let slot = match old {
+            Some(entry) => entry.slot,
+            None => (0..=u8::MAX).find(|slot| bucket.iter().all(|e| e.slot != *slot)).unwrap_or(0),
+        };
+        if let Some((ino, kind)) = to {
+            bucket.push(Dentry { name: name.into(), ino, kind, slot });
+        }
+        let value = if bucket.is_empty() { None } else { Some(encode(&bucket)) };
+        (keys::bucket(dir, hash), value, slot)
+    }
+
+    /// Sets or removes an entry in memory.
+    pub fn set_entry(&mut self, dir: Ino, name: &[u8], slot: u8, to: Option<(Ino, Kind)>) {
+        let version = self.new_version();
+        let Some(inode) = self.inodes.peek_mut(&dir) else { return };
+        inode.version = version;
+        let entries = inode.entries.get_or_insert_default();
+        entries.window = None;
+        match to {
+            Some((ino, kind)) => {
+                if !entries.complete {
+                    entries.hashes.insert(hash_of(name));
+                }
+                entries.put(Dentry { name: name.into(), ino, kind, slot });
+            }
+            None => {
+                if let Some(old) = entries.by_cookie.remove(&cookie(hash_of(name), slot)) {
+                    entries.weight -= ENTRY_WEIGHT + old.name.len();
+                }
+            }
+        }
+        self.reweigh_entries(dir);
+    }
+
+    /// As [`Tree::reweigh`], without walking attributes: entries change with every create.
+    fn reweigh_entries(&mut self, dir: Ino) {
+        if let Some(inode) = self.inodes.peek_mut(&dir) {
+            let weight = inode.weigh();
+            self.weight = self.weight + weight - inode.weight;
+            inode.weight = weight;
+            // A directory that grew beyond what may be kept whole is loaded in parts from now on.
+            if weight > self.limit / 2 {
+                self.weight -= weight;
+                inode.entries = None;
+                inode.weight = inode.weigh();
+                self.weight += inode.weight;
+            }
+        }
+        self.shrink();
+    }
+
+    /// Takes in entries read from the catalog: all of the directory, or all of some hashes.
+    /// Void when the directory has been changed since (`version` of the inode is compared).
+    pub fn add_entries(
+        &mut self,
+        dir: Ino,
+        version: u64,
+        found: Vec<Dentry>,
+        complete: bool,
+        hashes: &[u64],
+    ) {
+        let Some(inode) = self.inodes.peek_mut(&dir) else { return };
+        if inode.version != version {
+            return;
+        }
+        let entries = inode.entries.get_or_insert_default();
+        found.into_iter().for_each(|entry| entries.put(entry));
+        if complete {
+            entries.complete = true;
+            entries.hashes = HashSet::new();
+        } else {
+            entries.hashes.extend(hashes);
+        }
+        self.reweigh(dir);
+    }
+
+    pub fn set_window(&mut self, dir: Ino, version: u64, window: Window) {
+        if let Some(inode) = self.inodes.peek_mut(&dir)
+            && inode.version == version
+        {
+            inode.entries.get_or_insert_default().window = Some(window);
+        }
+    }
+
+    /// Up to `most` entries behind a cookie, and whether the directory ends with them.
+    pub fn list(&mut self, dir: Ino, after: u64, most: usize) -> Step<(Vec<(u64, Dentry)>, bool)> {
+        let inode = self.get(dir)?;
+        if !inode.is_dir() {
+            return Err(Error::NotADirectory.into());
+        }
+        if inode.rec.size == 0 {
+            return Ok((Vec::new(), true));
+        }
+        if let Some(entries) = &inode.entries {
+            if entries.complete {
+                let mut rest =
+                    entries.by_cookie.range(after + 1..).map(|(cookie, entry)| (*cookie, entry.clone()));
+                let found: Vec<_> = rest.by_ref().take(most).collect();
+                return Ok((found, rest.next().is_none()));
+            }
+            if let Some(window) = &entries.window
+                && window.after <= after
+            {
+                let mut rest = window.entries.iter().filter(|(cookie, _)| *cookie > after);
+                let found: Vec<_> = rest.by_ref().take(most).cloned().collect();
+                let more = rest.next().is_some();
+                if !found.is_empty() || window.end {
+                    return Ok((found, window.end && !more));
+                }
+            }
+        }
+        Err(Pause::Wait(Need::Entries(dir, after)))
+    }
+}

@@ -1,0 +1,297 @@
+//! Extended attributes: those that programs keep, access lists, and Larder's own under `user.larder.`.
+
+use std::collections::BTreeMap;
+
+use super::Volume;
+use super::acl::{self, Acl};
+use super::draft::Draft;
+use super::tree::{Inode, Tree};
+use super::types::*;
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, keys};
+use crate::shelf;
+
+/// Larder's own attributes begin so.
+const OWN: &[u8] = b"user.larder.";
+
+/// The longest value, bytes (the kernel's XATTR_SIZE_MAX).
+const VALUE_MAX: usize = 65_536;
+
+/// The longest list of names, bytes (the kernel's XATTR_LIST_MAX): a longer one could not be read.
+const LIST_MAX: usize = 65_536;
+
+/// Larder's own attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    Expires,
+    Ttl,
+    Codec,
+    Stored,
+    Ratio,
+}
+
+impl Own {
+    /// The own attribute of this name; `None` for all others. An own name that does not exist is an error.
+    fn of(name: &[u8]) -> Result<Option<Own>> {
+        let Some(rest) = name.strip_prefix(OWN) else { return Ok(None) };
+        Ok(Some(match rest {
+            b"expires" => Own::Expires,
+            b"ttl" => Own::Ttl,
+            b"codec" => Own::Codec,
+            b"stored" => Own::Stored,
+            b"ratio" => Own::Ratio,
+            _ => return Err(Error::NoAttribute),
+        }))
+    }
+
+    /// Its value; `None` when it is not set.
+    fn value(self, inode: &Inode, now: Time) -> Option<String> {
+        let rec = &inode.rec;
+        match self {
+            Own::Expires => rec.expires.map(shelf::format_expires),
+            Own::Ttl => {
+                rec.expires.map(|at| shelf::left(at, now).as_nanos().div_ceil(1_000_000_000).to_string())
+            }
+            Own::Codec => rec.codec.map(|codec| codec.to_string()),
+            Own::Stored if rec.kind() == Kind::File => Some(rec.stored.to_string()),
+            // Content for each byte on disk; what takes no room compresses without end.
+            Own::Ratio if rec.kind() == Kind::File => Some(match rec.stored {
+                0 => "1.00".into(),
+                stored => format!("{:.2}", rec.size as f64 / stored as f64),
+            }),
+            Own::Stored | Own::Ratio => None,
+        }
+    }
+}
+
+impl Volume {
+    /// The value of an attribute.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Step<Vec<u8>> {
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let inode = tree.get(ino)?;
+        if let Some(own) = Own::of(name)? {
+            return Ok(own.value(inode, now).ok_or(Error::NoAttribute)?.into_bytes());
+        }
+        Ok(attributes(ino, inode)?.get(name).ok_or(Error::NoAttribute)?.clone())
+    }
+
+    /// The names, each with a NUL behind it. Of Larder's own those that are set, so that copying
+    /// programs carry them along.
+    pub fn listxattr(&self, ino: Ino) -> Step<Vec<u8>> {
+        let mut tree = self.tree.lock();
+        let inode = tree.get(ino)?;
+        let mut list = Vec::new();
+        for name in attributes(ino, inode)?.keys() {
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        if inode.rec.expires.is_some() {
+            list.extend_from_slice(b"user.larder.expires\0");
+        }
+        if inode.rec.codec.is_some() {
+            list.extend_from_slice(b"user.larder.codec\0");
+        }
+        Ok(list)
+    }
+
+    /// Sets an attribute. `flags` as setxattr(2): `XATTR_CREATE`, `XATTR_REPLACE`.
+    pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Step<()> {
+        self.ready()?;
+        if name.len() > NAME_MAX {
+            return Err(Error::Range.into());
+        }
+        if value.len() > VALUE_MAX {
+            return Err(Error::ValueTooLarge.into());
+        }
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        if let Some(own) = Own::of(name)? {
+            return self.set_own(&mut tree, ino, own, value, now);
+        }
+        match name {
+            acl::ACCESS | acl::DEFAULT => return self.set_acl(&mut tree, caller, ino, name, value, now),
+            _ => check_namespace(name)?,
+        }
+        let inode = tree.get(ino)?;
+        let there = attributes(ino, inode)?;
+        let exists = there.contains_key(name);
+        if flags & libc::XATTR_CREATE != 0 && exists {
+            return Err(Error::Exists.into());
+        }
+        if flags & libc::XATTR_REPLACE != 0 && !exists {
+            return Err(Error::NoAttribute.into());
+        }
+        let list: usize = there.keys().map(|name| name.len() + 1).sum();
+        if !exists && list + name.len() + 1 > LIST_MAX {
+            return Err(Error::NoSpace.into());
+        }
+        let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
+        self.put_attribute(&mut tree, ino, rec, name, Some(value.to_vec()))
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, _caller: &Caller, ino: Ino, name: &[u8]) -> Step<()> {
+        self.ready()?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let inode = tree.get(ino)?;
+        if let Some(own) = Own::of(name)? {
+            let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
+            match own {
+                Own::Stored | Own::Ratio => return Err(Error::NotPermitted.into()),
+                _ if own.value(inode, now).is_none() => return Err(Error::NoAttribute.into()),
+                Own::Codec => rec.codec = None,
+                Own::Expires | Own::Ttl => return self.set_expiry(&mut tree, ino, rec, None, None),
+            }
+            return self.put_record(&mut tree, ino, rec);
+        }
+        if !attributes(ino, inode)?.contains_key(name) {
+            return Err(Error::NoAttribute.into());
+        }
+        let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
+        self.put_attribute(&mut tree, ino, rec, name, None)
+    }
+
+    fn put_record(&self, tree: &mut Tree, ino: Ino, rec: InodeRecord) -> Step<()> {
+        let mut draft = Draft::default();
+        draft.inode(ino, rec);
+        self.commit(tree, draft)?;
+        Ok(())
+    }
+
+    /// Sets or removes an attribute that is kept as it is; those of the inode are in memory.
+    fn put_attribute(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        mut rec: InodeRecord,
+        name: &[u8],
+        value: Option<Vec<u8>>,
+    ) -> Step<()> {
+        let exists = attributes(ino, tree.get(ino)?)?.contains_key(name);
+        match (exists, value.is_some()) {
+            (false, true) => rec.xattrs += 1,
+            (true, false) => rec.xattrs -= 1,
+            _ => {}
+        }
+        let mut draft = Draft::default();
+        draft.batch.changes.push((keys::xattr(ino, name), value.clone()));
+        draft.inode(ino, rec);
+        self.commit(tree, draft)?;
+        let there = tree.get(ino)?.xattrs.get_or_insert_default();
+        match value {
+            Some(value) => drop(there.insert(name.into(), value)),
+            None => drop(there.remove(name)),
+        }
+        tree.reweigh(ino);
+        Ok(())
+    }
+
+    fn set_own(&self, tree: &mut Tree, ino: Ino, own: Own, value: &[u8], now: Time) -> Step<()> {
+        let text = std::str::from_utf8(value)
+            .map_err(|_| Error::Invalid("the value of a user.larder attribute must be text".into()))?
+            .trim();
+        let inode = tree.get(ino)?;
+        let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
+        let (expires, period) = match own {
+            Own::Stored | Own::Ratio => return Err(Error::NotPermitted.into()),
+            Own::Codec => {
+                if !matches!(rec.kind(), Kind::File | Kind::Directory) {
+                    return Err(Error::NotPermitted.into());
+                }
+                rec.codec = Some(text.parse()?);
+                return self.put_record(tree, ino, rec);
+            }
+            Own::Expires => (shelf::parse_expires(text)?, rec.period),
+            Own::Ttl => {
+                let period = shelf::parse_ttl(text)?;
+                (period.map(|seconds| shelf::after(now, seconds)), period)
+            }
+        };
+        if ino == crate::format::ROOT && expires.is_some() {
+            return Err(Error::NotPermitted.into());
+        }
+        self.set_expiry(tree, ino, rec, expires, period)
+    }
+
+    /// Sets or removes an inode's expiry and the mark by which it is found when the time has come.
+    fn set_expiry(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        mut rec: InodeRecord,
+        expires: Option<Time>,
+        period: Option<u32>,
+    ) -> Step<()> {
+        let mut draft = Draft::default();
+        if let Some(old) = rec.expires {
+            draft.batch.delete(keys::expiry(old.secs(), ino));
+        }
+        // The mark of an unlinked inode would never be worked off.
+        if let Some(new) = expires.filter(|_| rec.nlink > 0) {
+            draft.batch.put(keys::expiry(new.secs(), ino), Vec::new());
+        }
+        rec.expires = expires;
+        rec.period = if expires.is_some() { period } else { None };
+        draft.inode(ino, rec);
+        self.commit(tree, draft)?;
+        if let Some(at) = expires {
+            self.expiry_set(at);
+        }
+        Ok(())
+    }
+
+    /// Sets an access list. One that the mode can express becomes the mode.
+    fn set_acl(
+        &self,
+        tree: &mut Tree,
+        caller: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        now: Time,
+    ) -> Step<()> {
+        let acl = Acl::parse(value)?;
+        let inode = tree.get(ino)?;
+        let exists = attributes(ino, inode)?.contains_key(name);
+        let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
+        if name == acl::DEFAULT {
+            if rec.kind() != Kind::Directory {
+                return Err(Error::Denied.into());
+            }
+            return self.put_attribute(tree, ino, rec, name, Some(acl.to_bytes()));
+        }
+        rec.mode = rec.mode & !0o777 | acl.mode();
+        // As chmod by somebody outside of the file's group: sgid falls (posix_acl_update_mode).
+        if caller.uid != 0 && caller.gid != rec.gid && !super::in_group(caller.pid, rec.gid) {
+            rec.mode &= !libc::S_ISGID;
+        }
+        match (acl.is_mode(), exists) {
+            (true, false) => self.put_record(tree, ino, rec),
+            (true, true) => self.put_attribute(tree, ino, rec, name, None),
+            (false, _) => self.put_attribute(tree, ino, rec, name, Some(acl.to_bytes())),
+        }
+    }
+}
+
+/// The attributes of an inode that are kept as they are.
+fn attributes(ino: Ino, inode: &Inode) -> Step<&BTreeMap<Box<[u8]>, Vec<u8>>> {
+    static NONE: BTreeMap<Box<[u8]>, Vec<u8>> = BTreeMap::new();
+    match &inode.xattrs {
+        Some(there) => Ok(there),
+        None if inode.rec.xattrs == 0 => Ok(&NONE),
+        None => Err(Pause::Wait(Need::Attributes(ino))),
+    }
+}
+
+/// Refuses names outside of the namespaces that Linux knows.
+fn check_namespace(name: &[u8]) -> Result<()> {
+    let known = [&b"user."[..], b"trusted.", b"security."];
+    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+        Ok(())
+    } else {
+        Err(Error::NotSupported)
+    }
+}
