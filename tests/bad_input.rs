@@ -435,14 +435,14 @@ fn computed_attributes_cannot_be_set_and_unknown_ones_are_refused() {
 fn a_name_that_is_too_long_is_refused_before_anything_changes() {
     let dir = tempfile::tempdir().unwrap();
     let volume = open(&dir.path().join("store")).unwrap();
-    let before = volume.stats().inodes;
+    let before = volume.stats().unwrap().inodes;
     let name = [b'x'; 256];
     let made = volume.run(|v| v.mknod(&NOBODY_SPECIAL, ROOT, &name, libc::S_IFREG | 0o644, 0));
     assert!(matches!(made, Err(Error::NameTooLong)), "{made:?}");
     let made = volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, &name, 0o755));
     assert!(matches!(made, Err(Error::NameTooLong)), "{made:?}");
     volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, &name[..255], 0o755)).expect("255 are allowed");
-    assert_eq!(volume.stats().inodes, before + 1);
+    assert_eq!(volume.stats().unwrap().inodes, before + 1);
     volume.close().unwrap();
 }
 

@@ -186,7 +186,7 @@ fn a_failed_flush_fails_the_fsync_and_turns_the_store_read_only() {
     volume.sync().expect_err("nor by sync");
     let why = volume.read_only().expect("the store says why it is read-only");
     assert!(!why.is_empty());
-    assert_eq!(volume.stats().read_only, Some(why));
+    assert_eq!(volume.stats().expect("the figures").read_only, Some(why));
     let refused = volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"more", 0o755));
     assert!(matches!(refused, Err(Error::ReadOnly(_))), "{refused:?}");
     assert_eq!(read(volume, safe, 0, 100).unwrap(), b"durable before");

@@ -212,8 +212,8 @@ impl Store {
         // Reclaiming runs in the background and tells nobody.
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let stats = self.volume().stats();
-            let files = self.volume().statfs().files;
+            let stats = self.volume().stats().expect("the figures");
+            let files = self.volume().statfs().expect("the figures").files;
             if (stats.inodes, files, stats.content_bytes) == (inodes, inodes, content) {
                 return Ok(());
             }
