@@ -123,14 +123,17 @@ impl Volume {
         let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(Vec::new()) };
         let record: PageRecord = decode(&value, "page record")?;
         let place = record.extent;
-        let bytes = self.segments.read(place)?;
-        frame::open(&bytes, record.checksum).map_err(|error| {
-            let (segment, offset) = (place.segment.0, place.offset);
-            Error::Damaged(format!(
-                "{} page {} at segment {segment} offset {offset}: {error}",
-                self.name_of(ino),
-                no.0
-            ))
+        let content = self.segments.read(place).and_then(|bytes| frame::open(&bytes, record.checksum));
+        content.map_err(|error| match error {
+            Error::Damaged(what) => {
+                let (segment, offset) = (place.segment.0, place.offset);
+                let name = self.name_of(ino);
+                Error::Damaged(format!(
+                    "{name}: page {} (segment {segment:08x}, offset {offset}): {what}",
+                    no.0
+                ))
+            }
+            other => other,
         })
     }
 
