@@ -294,13 +294,32 @@ fn a_truncated_segment_is_an_error_for_what_was_cut_off_alone() {
     );
 }
 
+/// Where the records of a journal file end and the number of the last, by their headers alone: magic at 8,
+/// payload length at 12, number at 16. What follows is zeros, or what the file held in a former life, with
+/// lower numbers.
+fn records(bytes: &[u8]) -> (u64, u64) {
+    let number = |at: usize, len: usize| {
+        bytes.get(at..at + len).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    };
+    let (mut at, mut last) = (0, 0);
+    while bytes.get(at + 8..at + 11) == Some(b"LJ\x01") {
+        let (Some(len), Some(seq)) = (number(at + 12, 4), number(at + 16, 8)) else { break };
+        if seq <= last {
+            break;
+        }
+        last = seq;
+        at += (32 + len as usize).next_multiple_of(8);
+    }
+    (at as u64, last)
+}
+
 /// The journal file that was written last, and where its last byte that is not zero lies.
 fn journal_end(store: &Path) -> (PathBuf, u64) {
-    let ends = everything(&store.join("journal")).into_iter().filter_map(|(path, bytes)| {
-        let last = bytes.iter().rposition(|byte| *byte != 0)?;
-        Some((path, last as u64))
-    });
-    ends.max_by_key(|(path, _)| path.clone()).expect("a journal")
+    let files = everything(&store.join("journal"));
+    let (path, bytes) = files.into_iter().max_by_key(|(_, bytes)| records(bytes).1).expect("a journal");
+    let written = bytes.get(..records(&bytes).0 as usize).unwrap_or_default();
+    let last = written.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    (path, last as u64)
 }
 
 #[test]
@@ -352,14 +371,20 @@ fn a_damaged_record_in_the_middle_of_the_journal_is_reported_by_name() {
     let middle = (middle..end).find(|at| bytes[*at as usize] != 0).expect("records in the second half");
     file.write_all_at(&[bytes[middle as usize] ^ 0xff], middle).unwrap();
     drop(file);
-    let before = everything(&damaged);
+    // But for the index: redb notes in its header that it was opened.
+    let kept = |store: &Path| {
+        let mut files = everything(store);
+        files.remove(&store.join("index.redb"));
+        files
+    };
+    let before = kept(&damaged);
     log.lock().unwrap().clear();
     let name = journal.file_name().unwrap().to_string_lossy().into_owned();
     match open(&damaged) {
         Err(error) => {
             let why = error.to_string();
             assert!(why.contains("journal") && why.contains(&name), "it names the file: {why}");
-            assert_eq!(everything(&damaged), before, "nothing was touched");
+            assert!(kept(&damaged) == before, "nothing was touched");
         }
         Ok(volume) => {
             let said = log.lock().unwrap().join("\n") + &volume.read_only().unwrap_or_default();
