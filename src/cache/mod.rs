@@ -211,7 +211,7 @@ impl Cache {
     /// write-back. Nothing is evicted before the room is taken: that might hit the page it is for.
     pub fn wait_for_room(&self, bytes: usize) {
         let mut state = self.state.lock();
-        while !state.admits(bytes.min(state.limit)) {
+        while !state.given_up && !state.admits(bytes.min(state.limit)) {
             state.room_waiters += 1;
             if state.due_waiters > 0 {
                 self.due.notify_all();
@@ -228,6 +228,11 @@ impl Cache {
     /// already: then the file must be flushed.
     pub fn take_patches(&self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
         self.state.lock().take_patches(ino, limit)
+    }
+
+    /// Whether [`Cache::take_patches`] would succeed, also after one more change of a page.
+    pub fn has_patch_room(&self, ino: Ino, limit: usize) -> bool {
+        self.state.lock().has_patch_room(ino, limit)
     }
 
     /// Takes in a page that was put together at recovery from its frame and the journalled patches
@@ -271,6 +276,12 @@ impl Cache {
             self.due.wait_until(&mut state, due.min(deadline));
             state.due_waiters -= 1;
         }
+    }
+
+    /// Ends all waiting for room, now and from now on: nothing will be flushed any longer.
+    pub fn give_up_waiting(&self) {
+        self.state.lock().given_up = true;
+        self.room.notify_all();
     }
 
     /// Wakes all that wait in [`Cache::wait_due`].
@@ -339,6 +350,16 @@ impl Cache {
     /// What [`Cache::finish_flush`] would say now; changes nothing.
     pub fn outcome(&self, flush: &Flush) -> Flushed {
         self.state.lock().outcome(flush)
+    }
+
+    /// Whether the page is dirty, or in flush.
+    pub fn is_dirty(&self, id: PageId) -> bool {
+        self.state.lock().is_dirty(id)
+    }
+
+    /// How many flushes have failed so far.
+    pub fn failures(&self) -> u64 {
+        self.state.lock().failures
     }
 
     /// Bytes reserved for dirty pages.

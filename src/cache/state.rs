@@ -55,6 +55,10 @@ pub(super) struct State {
     pub flushed_waiters: usize,
     /// Rises with each call of `wake`.
     pub wakes: u64,
+    /// Flushes that have failed.
+    pub failures: u64,
+    /// Nothing will be flushed any longer.
+    pub given_up: bool,
 }
 
 /// Whether write-back has become more urgent.
@@ -80,6 +84,8 @@ impl State {
             due_waiters: 0,
             flushed_waiters: 0,
             wakes: 0,
+            failures: 0,
+            given_up: false,
         }
     }
 
@@ -373,6 +379,22 @@ impl State {
         patches
     }
 
+    pub fn has_patch_room(&self, ino: Ino, limit: usize) -> bool {
+        let Some(file) = self.files.get(&ino) else { return true };
+        let mut bytes = 0;
+        file.dirty.values().all(|page| {
+            let covered = page.flight.as_ref().map_or(0, |flight| flight.covered.bytes());
+            bytes += page.changes.bytes() + covered;
+            // A change may split one range in two, and a cut is a patch of its own.
+            let more = page.changes.count() + page.flight.as_ref().map_or(0, |flight| flight.covered.count());
+            bytes <= limit && page.patches.len() + more + 2 <= MOST_PATCHES as usize
+        })
+    }
+
+    pub fn is_dirty(&self, id: PageId) -> bool {
+        self.files.get(&id.ino).is_some_and(|file| file.dirty.contains_key(&id.no))
+    }
+
     pub fn take_patches(&mut self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
         let Some(file) = self.files.get_mut(&ino) else { return Some(Vec::new()) };
         let mut bytes = 0;
@@ -530,6 +552,7 @@ impl State {
     }
 
     pub fn fail_flush(&mut self, flush: &Flush) {
+        self.failures += 1;
         let Some((flight, page)) = self.end_flush(flush) else { return };
         page.changes = flight.covered.then(std::mem::take(&mut page.changes));
         page.since = flight.since;

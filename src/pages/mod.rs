@@ -17,6 +17,9 @@ pub use local::{BATCH_MAX, LocalSegments};
 /// The most bytes that a segment holds.
 pub const SEGMENT_SIZE: u32 = 64 << 20;
 
+/// Where the frames of a segment begin: what it says of itself lies before.
+pub const FIRST_FRAME: u32 = 16;
+
 /// Frames that are expected to die together go to the same segments, so that these die whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {

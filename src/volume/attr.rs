@@ -52,15 +52,10 @@ impl Volume {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let mut draft = Draft::default();
-        if let Some(size) = change.size {
-            self.resize(&mut tree, &mut draft, ino, size, now)?;
-        }
-        let inode = tree.get(ino)?;
-        let mut rec = draft.record(ino).unwrap_or(&inode.rec).clone();
         let mut access = None;
         if let Some(mode) = change.mode {
-            rec.mode = rec.mode & libc::S_IFMT | mode & 0o7777;
-            if rec.xattrs > 0 {
+            let inode = tree.get(ino)?;
+            if inode.rec.xattrs > 0 {
                 let Some(xattrs) = &inode.xattrs else { return Err(Pause::Wait(Need::Attributes(ino))) };
                 if let Some(value) = xattrs.get(acl::ACCESS) {
                     let mut acl = Acl::parse(value)?;
@@ -68,6 +63,17 @@ impl Volume {
                     access = Some(acl.to_bytes());
                 }
             }
+        }
+        // Last of what may fail or wait: it changes the cache.
+        if let Some(size) = change.size {
+            self.resize(&mut tree, &mut draft, ino, size, now)?;
+        }
+        let mut rec = match draft.record(ino) {
+            Some(rec) => rec.clone(),
+            None => tree.get(ino)?.rec.clone(),
+        };
+        if let Some(mode) = change.mode {
+            rec.mode = rec.mode & libc::S_IFMT | mode & 0o7777;
         }
         let owner_changes = change.uid.is_some() || change.gid.is_some();
         let size_changes = change.size.is_some() && caller.uid != 0;

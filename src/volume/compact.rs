@@ -3,9 +3,10 @@
 
 use super::Volume;
 use super::draft::Draft;
+use crate::cache::PageId;
 use crate::error::{Error, Result};
 use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
-use crate::pages::{Class, frame};
+use crate::pages::{Class, FIRST_FRAME, frame};
 
 /// A segment is compacted when at least this part of what it takes on disk is dead...
 const DEAD_PART: u64 = 2;
@@ -34,18 +35,17 @@ impl Volume {
         };
         let Some(segment) = worst else { return Ok(()) };
         log::debug!("compacting segment {}", segment.id.0);
-        let kept = self.move_frames(segment.id, segment.used)?;
-        if kept {
-            // Shared or damaged frames stay where they are: not again in this session.
+        self.move_frames(segment.id, segment.used)?;
+        if self.tree.lock().live.contains_key(&segment.id) {
+            // Some frames stay: shared, damaged, or being written just now. Not again in this session.
             self.uncompactable.lock().insert(segment.id);
         }
         self.commit_now()
     }
 
-    /// Appends the live frames of a segment elsewhere. True when some had to stay.
-    fn move_frames(&self, id: SegmentId, used: u64) -> Result<bool> {
-        let mut kept = false;
-        let mut at = 0u64;
+    /// Appends the live frames of a segment elsewhere; shared and damaged ones stay where they are.
+    pub(super) fn move_frames(&self, id: SegmentId, used: u64) -> Result<()> {
+        let mut at = u64::from(FIRST_FRAME);
         while at < used {
             let len = CHUNK.min(used - at) as u32;
             let bytes = self.segments.read(Extent { segment: id, offset: at as u32, len })?;
@@ -53,20 +53,29 @@ impl Volume {
             let mut within = 0usize;
             while let Some(rest) = bytes.get(within..).filter(|rest| !rest.is_empty()) {
                 match frame::peek(rest) {
-                    Some(header) if header.len as usize <= rest.len() => {
+                    // What looks like a frame may be a file's content: only its checksum tells.
+                    Some(header)
+                        if rest
+                            .get(..header.len as usize)
+                            .is_some_and(|f| frame::open(f, header.checksum).is_ok()) =>
+                    {
                         frames.push((within, header));
                         within += header.len as usize;
                     }
                     // Cut by the chunk's end: read again from there.
-                    Some(_) if within > 0 && u64::from(len) == CHUNK => break,
-                    // The segment's own header, or a hole: frames begin anywhere behind it.
+                    Some(header)
+                        if header.len as usize > rest.len() && within > 0 && u64::from(len) == CHUNK =>
+                    {
+                        break;
+                    }
+                    // A hole: frames begin anywhere behind it.
                     _ => within += 1,
                 }
             }
-            kept |= self.move_batch(id, at as u32, &bytes, &frames)?;
+            self.move_batch(id, at as u32, &bytes, &frames)?;
             at += within as u64;
         }
-        Ok(kept)
+        Ok(())
     }
 
     fn move_batch(
@@ -75,8 +84,7 @@ impl Volume {
         start: u32,
         bytes: &[u8],
         frames: &[(usize, frame::Header)],
-    ) -> Result<bool> {
-        let mut kept = false;
+    ) -> Result<()> {
         let mut moved: Vec<(Ino, PageNo, PageRecord, u64, usize)> = Vec::new();
         let mut buffer = Vec::new();
         for (within, header) in frames {
@@ -87,7 +95,6 @@ impl Volume {
                 Err(error) => return Err(error),
             };
             if self.owners_of(extent)?.is_some() {
-                kept = true;
                 continue;
             }
             let record = match self.page_record(header.ino, header.page)? {
@@ -102,14 +109,13 @@ impl Volume {
                     header.page.0,
                     id.0
                 );
-                kept = true;
                 continue;
             }
             moved.push((header.ino, header.page, record, version, buffer.len()));
             buffer.extend_from_slice(frame);
         }
         if buffer.is_empty() {
-            return Ok(kept);
+            return Ok(());
         }
         let _storing = self.storing.read();
         let place = self.segments.append(Class::Lasting, &buffer)?;
@@ -126,7 +132,10 @@ impl Volume {
                 };
                 draft.use_extent(extent);
                 // Changed since it was looked up: what was copied is old.
-                if tree.peek(*ino).is_some_and(|inode| inode.version == *version) {
+                // Dirty: whoever flushes it may have read already which frame it replaces.
+                let id = PageId { ino: *ino, no: *no };
+                let current = tree.peek(*ino).is_some_and(|inode| inode.version == *version);
+                if current && !volume.cache.is_dirty(id) {
                     draft.batch.put(keys::page(*ino, *no), encode(&PageRecord { extent, ..*record }));
                     draft.kill_extent(record.extent);
                     touched.push(*ino);
@@ -138,6 +147,6 @@ impl Volume {
             touched.into_iter().for_each(|ino| tree.touch_version(ino));
             Ok(())
         })?;
-        Ok(kept)
+        Ok(())
     }
 }

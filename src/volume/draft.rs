@@ -2,10 +2,10 @@
 //! only then becomes visible in memory: what could not be journalled has not happened.
 
 use super::Volume;
-use super::tree::{Inode, Tree};
+use super::tree::{Inode, Tree, hash_of, set_in_bucket};
 use crate::catalog::Batch;
 use crate::error::Result;
-use crate::format::{Extent, Ino, InodeRecord, Kind, PageNo, SegmentRecord, Seq, encode, keys};
+use crate::format::{Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, SegmentRecord, Seq, encode, keys};
 
 /// Directory entries that change: directory, name, what the name is to mean.
 type EntryChange = (Ino, Box<[u8]>, Option<(Ino, Kind)>);
@@ -32,6 +32,8 @@ pub(super) struct Draft {
     releases: Vec<Vec<u8>>,
     /// Inodes whose last name is removed.
     unlinked: Vec<Ino>,
+    /// The cache has been changed for this draft.
+    bound: bool,
 }
 
 impl Draft {
@@ -93,6 +95,12 @@ impl Draft {
         self.unlinked.push(ino);
     }
 
+    /// Notes that the cache has been changed for this draft: patches taken, pages discarded. That cannot be
+    /// taken back, so a failure to journal the draft ends all writing.
+    pub fn bind(&mut self) {
+        self.bound = true;
+    }
+
     /// An inode that leaves for good.
     pub fn remove_inode(&mut self, ino: Ino) {
         self.batch.delete(keys::inode(ino));
@@ -124,7 +132,8 @@ impl Draft {
 }
 
 impl Volume {
-    /// Journals a draft and makes it visible. On failure nothing has happened.
+    /// Journals a draft and makes it visible. On failure nothing has happened; when the cache had been changed
+    /// for it ([`Draft::bind`]), the store is read-only then.
     pub(super) fn commit(&self, tree: &mut Tree, mut draft: Draft) -> Result<Seq> {
         let mut counters = tree.counters;
         if let Some(ino) = draft.born {
@@ -179,16 +188,36 @@ impl Volume {
         }
 
         let mut slots = Vec::with_capacity(draft.entries.len());
+        let mut buckets: Vec<(Key, Bucket)> = Vec::with_capacity(draft.entries.len());
         for (dir, name, to) in &draft.entries {
-            let (key, value, slot) = tree.bucket_with(*dir, name, *to);
+            let key = keys::bucket(*dir, hash_of(name));
+            // Two names of one change may share a bucket.
+            let at = match buckets.iter().position(|(other, _)| *other == key) {
+                Some(at) => at,
+                None => {
+                    buckets.push((key, tree.bucket_of(*dir, name)));
+                    buckets.len() - 1
+                }
+            };
+            if let Some((_, bucket)) = buckets.get_mut(at) {
+                slots.push(set_in_bucket(bucket, name, *to)?);
+            }
+        }
+        for (key, bucket) in buckets {
+            let value = if bucket.is_empty() { None } else { Some(encode(&bucket)) };
             draft.batch.changes.push((key, value));
-            slots.push(slot);
         }
         if counters != tree.counters {
             draft.batch.put(keys::counters(), encode(&counters));
         }
 
-        let seq = self.engine.apply(draft.batch).inspect_err(|error| self.note_failure(error))?;
+        let bound = draft.bound;
+        let seq = self.engine.apply(draft.batch).inspect_err(|error| {
+            self.note_failure(error);
+            if bound {
+                self.turn_read_only(&format!("a change that had begun could not be journalled: {error}"));
+            }
+        })?;
 
         tree.counters = counters;
         for (segment, bytes) in live {
@@ -222,7 +251,9 @@ impl Volume {
             tree.remove(ino);
         }
         for ino in draft.unlinked {
-            if !tree.refs.held(ino) {
+            if tree.refs.held(ino) {
+                tree.unlinked.insert(ino);
+            } else {
                 tree.orphans.push(ino);
             }
         }

@@ -173,11 +173,12 @@ impl Volume {
             let (piece, behind) = rest.split_at(count.min(rest.len()));
             rest = behind;
             self.cache.write(PageId { ino, no }, within, piece, 1 << shift, base).map_err(waits(ino, no))?;
-            // Dirty from the first page on: what is written keeps its inode in memory.
+            // Piece by piece: what is in the cache is the file's, also when the next piece has no room.
             inode.dirty = true;
+            let at = (u64::from(no.0) << shift) + (within + count) as u64;
+            inode.rec.size = inode.rec.size.max(at);
+            (inode.rec.mtime, inode.rec.ctime) = (now, now);
         }
-        inode.rec.size = inode.rec.size.max(end);
-        (inode.rec.mtime, inode.rec.ctime) = (now, now);
         Ok(())
     }
 
@@ -188,7 +189,7 @@ impl Volume {
             return Ok(None);
         }
         match &inode.extents {
-            Some(extents) if extents.version == inode.version && extents.from <= from => {
+            Some(extents) if extents.version == inode.version && extents.serves(from) => {
                 Ok(inode.extents.as_deref())
             }
             _ => Err(Pause::Wait(Need::Extents(ino, from))),
@@ -212,6 +213,7 @@ impl Volume {
             rec.pages = rec.pages.saturating_sub(1);
             rec.stored = rec.stored.saturating_sub(u64::from(record.extent.len));
         }
+        draft.bind();
         for (no, patches) in self.cache.discard(ino, from, to) {
             patches.for_each(|n| draft.batch.delete(keys::patch(ino, no, n)));
         }
@@ -245,10 +247,14 @@ impl Volume {
         };
         if cut {
             // Too many pages for one batch: cut the last ones off first.
-            return self.resize_in_steps(tree, ino, &found, now);
+            return self.resize_in_steps(tree, ino, from, &found, now);
         }
         let within = (size % rec.page_size()) as usize;
         if within > 0 {
+            // Asked before anything is cut: a file that is cut in memory is cut in the journal, too.
+            if !self.cache.has_patch_room(ino, super::writeback::PATCH_LIMIT) {
+                return Err(Pause::Wait(Need::Flushed(ino)));
+            }
             let no = PageNo((size >> rec.page_shift) as u32);
             self.cache
                 .cut(PageId { ino, no }, within, base(&rec, recorded_size, no))
@@ -269,21 +275,23 @@ impl Volume {
         &self,
         tree: &mut Tree,
         ino: Ino,
+        target: PageNo,
         found: &[(PageNo, PageRecord)],
         now: Time,
     ) -> Step<()> {
         let mut rec = tree.file(ino)?.rec.clone();
-        let Some((from, _)) = found.first().copied() else {
-            return Err(Pause::Wait(Need::Extents(ino, PageNo(0))));
-        };
-        let mut draft = Draft::default();
-        self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
-        rec.size = u64::from(from.0) << rec.page_shift;
-        (rec.mtime, rec.ctime) = (now, now);
-        tree.touch_version(ino);
-        draft.inode_sized(ino, rec.clone(), Recorded::Size(rec.size));
-        self.commit(tree, draft)?;
-        Err(Pause::Wait(Need::Extents(ino, PageNo(0))))
+        if let Some((first, _)) = found.first() {
+            let from = target.max(*first);
+            let mut draft = Draft::default();
+            self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
+            rec.size = u64::from(from.0) << rec.page_shift;
+            (rec.mtime, rec.ctime) = (now, now);
+            tree.touch_version(ino);
+            let size = rec.size;
+            draft.inode_sized(ino, rec, Recorded::Size(size));
+            self.commit(tree, draft)?;
+        }
+        Err(Pause::Wait(Need::Extents(ino, target)))
     }
 
     /// Puts what a file's pages have unjournalled into a draft as patches. Patches count as
@@ -293,6 +301,7 @@ impl Volume {
             .cache
             .take_patches(ino, super::writeback::PATCH_LIMIT)
             .ok_or(Pause::Wait(Need::Flushed(ino)))?;
+        draft.bind();
         for (no, n, patch) in patches {
             draft.batch.put(keys::patch(ino, no, n), encode(&patch));
         }
@@ -435,7 +444,8 @@ impl Volume {
         Ok((u64::from(page.0) << shift).clamp(offset, size))
     }
 
-    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied. Waits.
+    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied. When it fails, a
+    /// part may have been copied. Waits.
     pub fn copy_range(&self, from: Ino, offset_from: u64, to: Ino, offset_to: u64, len: u64) -> Result<u64> {
         let (size, shift) = self.run(|volume| {
             let mut tree = volume.tree.lock();
@@ -444,6 +454,7 @@ impl Volume {
         })?;
         let to_shift = self.run(|volume| Ok(volume.tree.lock().file(to)?.rec.page_shift))?;
         let len = len.min(size.saturating_sub(offset_from));
+        check_size(offset_to.checked_add(len).ok_or(Error::TooLarge)?, to_shift)?;
         if from == to && offset_from < offset_to + len && offset_to < offset_from + len {
             return Err(Error::Invalid("the ranges overlap".into()));
         }
@@ -453,14 +464,14 @@ impl Volume {
         while done < len {
             let (at, target) = (offset_from + done, offset_to + done);
             let whole = (len - done) / page;
-            let count = if alike && at % page == 0 && whole > 0 {
-                self.share_pages(
-                    from,
-                    PageNo((at >> shift) as u32),
-                    to,
-                    PageNo((target >> shift) as u32),
-                    whole,
-                )? << shift
+            let shared = if alike && at % page == 0 && whole > 0 {
+                let (first, place) = (PageNo((at >> shift) as u32), PageNo((target >> shift) as u32));
+                self.share_pages(from, first, to, place, whole)?
+            } else {
+                0
+            };
+            let count = if shared > 0 {
+                shared << shift
             } else {
                 let count = (page - at % page).min(len - done);
                 let mut piece = Vec::new();

@@ -15,6 +15,12 @@ use crate::shelf;
 /// thread that unlinks a system call.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long after a failure the sweep is tried again.
+const SWEEP_AGAIN: Duration = Duration::from_secs(1);
+
+/// Keys that are looked up at a time.
+const SWEEP_BATCH: usize = 1024;
+
 /// Entries of an expired directory that are worked off at a time.
 const DETACH_BATCH: usize = 256;
 
@@ -96,11 +102,21 @@ impl Volume {
 
     /// Removes the keys whose time has come.
     pub(super) fn sweep(&self) -> Result<()> {
+        let _sweeping = self.sweeping.lock();
         let now = self.tree.lock().now(&self.clock);
         if !self.sweep_due(now) {
             return Ok(());
         }
+        let swept = self.sweep_until(now);
+        if swept.is_err() {
+            self.expiry_at_latest(now.0.saturating_add(SWEEP_AGAIN.as_nanos() as i64));
+        }
+        swept
+    }
+
+    fn sweep_until(&self, now: Time) -> Result<()> {
         loop {
+            // What is set from here on lowers it again.
             self.set_next_expiry(i64::MAX);
             let mut due = Vec::new();
             let mut next = i64::MAX;
@@ -111,58 +127,71 @@ impl Volume {
                     return false;
                 }
                 due.push((secs, ino));
-                due.len() < 1024
+                due.len() < SWEEP_BATCH
             })?;
-            let all = due.len() < 1024;
+            let all = due.len() < SWEEP_BATCH;
             let mut removed = 0;
+            let mut failed = None;
             for (secs, ino) in due {
-                match self.expire(secs, ino, now)? {
-                    Some(later) => next = next.min(later.0),
-                    None => removed += 1,
+                match self.expire(secs, ino, now) {
+                    Ok(Some(later)) => next = next.min(later.0),
+                    Ok(None) => removed += 1,
+                    // One key that cannot be removed keeps no other.
+                    Err(error) => failed = Some(error),
                 }
             }
             self.expiry_at_latest(next);
-            if all || removed == 0 {
-                return Ok(());
+            match failed {
+                Some(error) => return Err(error),
+                None if all || removed == 0 => return Ok(()),
+                None => {}
             }
         }
     }
 
     /// Removes all names of a key that has expired; one that has not yet says when it will.
     fn expire(&self, secs: i64, ino: Ino, now: Time) -> Result<Option<Time>> {
-        let found = self.run(|volume| {
-            let mut tree = volume.tree.lock();
-            match tree.get(ino) {
-                Ok(inode) => Ok(Some((inode.rec.expires, inode.rec.links.clone()))),
-                Err(Pause::Wait(need)) => Err(Pause::Wait(need)),
-                Err(pause) => Err(pause),
+        loop {
+            let found = self.run(|volume| {
+                let mut tree = volume.tree.lock();
+                let rec = &tree.get(ino)?.rec;
+                Ok((rec.expires, rec.nlink, rec.links.clone()))
+            });
+            let (expires, nlink, links) = match found {
+                Ok(found) => found,
+                Err(Error::Stale) => return self.drop_mark(secs, ino).map(|()| None),
+                Err(error) => return Err(error),
+            };
+            match expires {
+                // The mark went with the last name.
+                _ if nlink == 0 => return self.drop_mark(secs, ino).map(|()| None),
+                Some(at) if at.secs().max(0) != secs => return self.drop_mark(secs, ino).map(|()| None),
+                Some(at) if at > now => return Ok(Some(at)),
+                Some(_) => {}
+                None => return self.drop_mark(secs, ino).map(|()| None),
             }
-        });
-        let (expires, links) = match found {
-            Ok(Some(found)) => found,
-            Ok(None) | Err(Error::Stale) => return self.drop_mark(secs, ino).map(|()| None),
-            Err(error) => return Err(error),
-        };
-        match expires {
-            Some(at) if at > now && at.secs() == secs => return Ok(Some(at)),
-            Some(at) if at.secs() == secs || (secs == 0 && at.0 < 0) => {}
-            _ => return self.drop_mark(secs, ino).map(|()| None),
-        }
-        let mut names = Vec::new();
-        match links {
-            Links::One { parent, name } => names.push((parent, name)),
-            Links::Many => {
-                self.engine.scan(keys::under(&keys::of_inode(b'L', ino)), &mut |key, _| {
-                    names.extend(keys::link_of(key).map(|(dir, name)| (dir, Box::from(name))));
-                    true
-                })?;
+            let mut names = Vec::new();
+            match links {
+                Links::One { parent, name } => names.push((parent, name)),
+                Links::Many => {
+                    self.engine.scan(keys::under(&keys::of_inode(b'L', ino)), &mut |key, _| {
+                        names.extend(keys::link_of(key).map(|(dir, name)| (dir, Box::from(name))));
+                        true
+                    })?;
+                }
+            }
+            if names.is_empty() {
+                return Err(Error::Damaged(format!(
+                    "{ino}: it has expired, and none of its {nlink} names is known"
+                )));
+            }
+            // Renamed or prolonged in between: looked at again.
+            for (dir, name) in names {
+                if self.detach(dir, &name, ino, true)? {
+                    self.tell(Event::Entry { dir, name });
+                }
             }
         }
-        for (dir, name) in names {
-            self.detach(dir, &name, ino)?;
-            self.tell(Event::Entry { dir, name });
-        }
-        self.drop_mark(secs, ino).map(|()| None)
     }
 
     fn drop_mark(&self, secs: i64, ino: Ino) -> Result<()> {
@@ -176,7 +205,8 @@ impl Volume {
     }
 
     /// Removes a name, of a directory also when it has entries: those go with it, in the background.
-    fn detach(&self, dir: Ino, name: &[u8], ino: Ino) -> Result<()> {
+    /// False when it names something else by now or, with `only_expired`, something that has not expired.
+    fn detach(&self, dir: Ino, name: &[u8], ino: Ino, only_expired: bool) -> Result<bool> {
         self.run(|volume| {
             volume.ready()?;
             let mut tree = volume.tree.lock();
@@ -185,35 +215,40 @@ impl Volume {
             tree.get(dir)?;
             let entry = match tree.find_anywhere(dir, name)? {
                 Some(entry) if entry.ino == ino => entry,
-                _ => return Ok(()),
+                _ => return Ok(false),
             };
+            if only_expired && tree.get(ino)?.rec.expires.is_none_or(|at| at > now) {
+                return Ok(false);
+            }
             let mut draft = Draft::default();
             drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
             volume.commit(&mut tree, draft)?;
-            Ok(())
+            Ok(true)
         })
     }
 
     /// Reclaims unlinked inodes that nobody refers to any longer.
     pub(super) fn reclaim(&self) -> Result<()> {
+        let mut failed = Vec::new();
+        let mut why = None;
         loop {
             let orphans = std::mem::take(&mut self.tree.lock().orphans);
             if orphans.is_empty() {
-                return Ok(());
+                break;
             }
-            let mut orphans = orphans.into_iter();
-            while let Some(ino) = orphans.next() {
+            for ino in orphans {
                 match self.reclaim_one(ino) {
                     Ok(()) | Err(Error::Stale) => {}
+                    // One that cannot be reclaimed keeps no other.
                     Err(error) => {
-                        let mut tree = self.tree.lock();
-                        tree.orphans.push(ino);
-                        tree.orphans.extend(orphans);
-                        return Err(error);
+                        failed.push(ino);
+                        why = Some(error);
                     }
                 }
             }
         }
+        self.tree.lock().orphans.append(&mut failed);
+        why.map_or(Ok(()), Err)
     }
 
     fn reclaim_one(&self, ino: Ino) -> Result<()> {
@@ -222,8 +257,15 @@ impl Volume {
                 let mut tree = volume.tree.lock();
                 let held = tree.refs.held(ino);
                 let inode = tree.get(ino)?;
-                let dead = inode.rec.nlink == 0 && !held && ino != ROOT;
-                Ok(dead.then(|| (inode.version, inode.rec.clone())))
+                if inode.rec.nlink > 0 || ino == ROOT {
+                    return Ok(None);
+                }
+                let found = (inode.version, inode.rec.clone());
+                if held {
+                    tree.unlinked.insert(ino);
+                    return Ok(None);
+                }
+                Ok(Some(found))
             })?;
             let Some((version, rec)) = state else { return Ok(()) };
             if rec.kind() == Kind::Directory && rec.size > 0 {
@@ -246,6 +288,7 @@ impl Volume {
                     return Ok(false);
                 };
                 if tree.refs.held(ino) {
+                    tree.unlinked.insert(ino);
                     return Ok(true);
                 }
                 let mut rec = inode.rec.clone();
@@ -276,7 +319,7 @@ impl Volume {
             return Err(Error::Damaged(format!("{dir}: it counts entries that are not there")));
         }
         for (_, Dentry { name, ino, .. }) in entries {
-            self.detach(dir, &name, ino)?;
+            self.detach(dir, &name, ino, false)?;
             if self.tree.lock().refs.held(ino) {
                 self.tell(Event::Entry { dir, name });
             }

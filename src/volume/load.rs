@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::{Bucket, Dentry, Ino, InodeRecord, PageNo, decode, keys};
 
 /// Page records read at a time: those of a file of 8 GiB with pages of 128 KiB.
-pub(super) const EXTENTS: usize = 65_536;
+pub(super) const EXTENTS: usize = if cfg!(test) { 4 } else { 65_536 };
 
 /// Entries of a large directory read at a time.
 const WINDOW: usize = 1024;
@@ -81,8 +81,11 @@ impl Volume {
         if size <= whole {
             return self.load_directory(dir, version);
         }
-        let (entries, end) = self.read_entries(dir, after, WINDOW)?;
+        let (entries, _) = self.read_entries(dir, after, WINDOW)?;
         self.load_inodes_of(&entries)?;
+        // Once more, now that the slow part is done: the window must be of one moment.
+        let Some(version) = self.tree.lock().get(dir).ok().map(|inode| inode.version) else { return Ok(()) };
+        let (entries, end) = self.read_entries(dir, after, WINDOW)?;
         self.tree.lock().set_window(dir, version, Window { after, entries, end });
         Ok(())
     }
@@ -91,6 +94,8 @@ impl Volume {
     fn load_directory(&self, dir: Ino, version: u64) -> Result<()> {
         let (entries, _) = self.read_entries(dir, 0, usize::MAX)?;
         self.load_inodes_of(&entries)?;
+        // Used just now, whatever its age: it must not make room for its own entries.
+        let _ = self.tree.lock().get(dir);
         let entries = entries.into_iter().map(|(_, entry)| entry).collect();
         self.tree.lock().add_entries(dir, version, entries, true, &[]);
         Ok(())
@@ -191,15 +196,16 @@ impl Volume {
     }
 
     fn load_attributes(&self, ino: Ino) -> Result<()> {
-        let version = self.tree.lock().version();
+        let Some(version) = self.tree.lock().peek(ino).map(|inode| inode.version) else { return Ok(()) };
         let mut found = std::collections::BTreeMap::new();
         self.engine.scan(keys::under(&keys::of_inode(b'X', ino)), &mut |key, value| {
             found.insert(Box::from(keys::xattr_name(key)), value.to_vec());
             true
         })?;
         let mut tree = self.tree.lock();
-        if tree.version() == version
-            && let Ok(inode) = tree.get(ino)
+        // Attributes change only while they are in memory, and who comes back to memory has a new version.
+        if let Ok(inode) = tree.get(ino)
+            && inode.version == version
             && inode.xattrs.is_none()
         {
             inode.xattrs = Some(found);

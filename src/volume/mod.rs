@@ -7,6 +7,7 @@
 //!
 //! **Locks**, in the order in which they are taken:
 //!
+//! 0. `sweeping`: one thread at a time works off expiries. Held over I/O, by threads that may wait.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -27,6 +28,8 @@ mod open;
 mod readahead;
 mod refs;
 mod share;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod types;
 mod writeback;
@@ -74,6 +77,8 @@ pub struct Volume {
     segments: Arc<dyn Segments>,
     owners: Mutex<()>,
     storing: RwLock<()>,
+    /// Held by the thread that sweeps what has expired.
+    sweeping: Mutex<()>,
     /// Segments whose frames cannot be moved.
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
@@ -156,16 +161,23 @@ impl Volume {
 
     /// After a failed flush nothing may be promised any longer: the store turns read-only.
     fn note_failure(&self, error: &Error) {
-        let why = match error {
-            Error::ReadOnly(why) => why.clone(),
-            Error::Io { .. } => format!("{error}; unmount, look at the disk, and mount again"),
-            _ => return,
-        };
+        match error {
+            Error::ReadOnly(why) => self.turn_read_only(why),
+            Error::Io { .. } => {
+                self.turn_read_only(&format!("{error}; unmount, look at the disk, and mount again"));
+            }
+            _ => {}
+        }
+    }
+
+    fn turn_read_only(&self, why: &str) {
         let mut there = self.read_only.why.lock();
         if there.is_none() {
             log::error!("{}: read-only from now on: {why}", self.settings.storage_path.display());
-            *there = Some(why);
+            *there = Some(why.to_owned());
             self.read_only.is.store(true, Ordering::Release);
+            // Nothing will be flushed any longer: who waits for that must learn why.
+            self.cache.give_up_waiting();
         }
     }
 

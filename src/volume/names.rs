@@ -43,10 +43,7 @@ impl Volume {
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut tree = self.tree.lock();
         // One that is not in memory may be unlinked all the same: the reclaimer looks.
-        if tree.refs.give(ino, count)
-            && ino != ROOT
-            && tree.peek(ino).is_none_or(|inode| inode.rec.nlink == 0)
-        {
+        if tree.refs.give(ino, count) && tree.unlinked.remove(&ino) {
             tree.orphans.push(ino);
         }
     }
@@ -87,7 +84,7 @@ impl Volume {
             visited = true;
         }
         loop {
-            let (found, end) = match self.list(dir, after, attributes) {
+            let (found, seen, end) = match self.list(dir, after, attributes) {
                 // What was visited cannot be taken back: the caller comes again for the rest.
                 Err(Pause::Wait(_)) if visited => return Ok(()),
                 found => found?,
@@ -106,30 +103,34 @@ impl Volume {
                 }
                 visited = true;
             }
+            // Beyond those that have expired, too.
+            after = after.max(seen);
             if end {
                 return Ok(());
             }
         }
     }
 
-    /// The next entries behind a cookie, without those that have expired.
+    /// The next entries behind a cookie, without those that have expired, and how far was looked.
     #[expect(clippy::type_complexity, reason = "used once")]
     fn list(
         &self,
         dir: Ino,
         after: u64,
         attributes: bool,
-    ) -> Step<(Vec<(u64, Dentry, Option<Entry>)>, bool)> {
+    ) -> Step<(Vec<(u64, Dentry, Option<Entry>)>, u64, bool)> {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let (found, mut end) = tree.list(dir, after, LIST_BATCH)?;
         let mut listed = Vec::with_capacity(found.len());
+        let mut seen = after;
         for (cookie, dentry) in found {
             if !attributes {
                 let expired = |inode: &Inode| inode.rec.expires.is_some_and(|at| at <= now);
                 if !tree.peek(dentry.ino).is_some_and(expired) {
                     listed.push((cookie, dentry, None));
                 }
+                seen = cookie;
                 continue;
             }
             match tree.get(dentry.ino) {
@@ -145,8 +146,9 @@ impl Volume {
                 }
                 Err(pause) => return Err(pause),
             }
+            seen = cookie;
         }
-        Ok((listed, end))
+        Ok((listed, seen, end))
     }
 
     /// Makes a file of any kind but directory and symlink (`mode` has the type bits) and takes a
@@ -275,7 +277,7 @@ impl Volume {
         if inode.is_dir() {
             return Err(Error::NotPermitted.into());
         }
-        if inode.rec.nlink == 0 {
+        if inode.rec.nlink == 0 || inode.rec.expires.is_some_and(|at| at <= now) {
             return Err(Error::NotFound.into());
         }
         if inode.rec.nlink >= LINK_MAX {
@@ -364,6 +366,9 @@ impl Volume {
             (Rename::Exchange, None) => return Err(Error::NotFound.into()),
             _ => {}
         }
+        if tree.get(source.ino)?.rec.expires.is_some_and(|at| at <= now) {
+            return Err(Error::NotFound.into());
+        }
         if source.kind == Kind::Directory {
             check_outside(&mut tree, source.ino, new_dir)?;
         }
@@ -398,6 +403,19 @@ impl Volume {
             }
             move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
             move_link(&mut tree, &mut draft, target.ino, (new_dir, new_name), (dir, name), now)?;
+            // Last, as patches count as journalled once they are taken: a file that takes a name takes its content.
+            for (ino, kind) in [(source.ino, source.kind), (target.ino, target.kind)] {
+                if kind == Kind::File && !self.cache.has_patch_room(ino, super::writeback::PATCH_LIMIT) {
+                    return Err(Pause::Wait(Need::Flushed(ino)));
+                }
+            }
+            for (ino, kind) in [(source.ino, source.kind), (target.ino, target.kind)] {
+                if kind == Kind::File
+                    && let Some(size) = self.patch_file(&mut tree, &mut draft, ino)?
+                {
+                    draft.record_size(ino, size);
+                }
+            }
             draft.entry(dir, name, Some((target.ino, target.kind)));
             draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
             self.commit(&mut tree, draft)?;

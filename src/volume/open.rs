@@ -68,6 +68,7 @@ impl Volume {
             cache: Cache::new(budget.pages, budget.dirty),
             engine,
             segments,
+            sweeping: Default::default(),
             owners: Default::default(),
             storing: Default::default(),
             uncompactable: Default::default(),
@@ -127,7 +128,11 @@ impl Volume {
         self.find_orphans()?;
         self.find_releases()?;
         self.set_next_expiry(i64::MIN);
-        self.sweep()
+        // A store that is full, or damaged in one place, can be read all the same; the janitor tries again.
+        if let Err(error) = self.sweep() {
+            log::error!("keys that expired are hidden but not yet removed: {error}");
+        }
+        Ok(())
     }
 
     /// Content that was durable in the journal but not yet in frames comes back as dirty pages, and
@@ -148,9 +153,18 @@ impl Volume {
             return Err(error);
         }
         for ((ino, no), mut list) in patches {
-            // Patches of an inode that is gone went with its batch; one here belongs to a file.
-            let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift))?;
-            let mut content = self.read_frame(ino, no)?;
+            let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift));
+            let (size, mut content) = match size.and_then(|size| Ok((size, self.read_frame(ino, no)?))) {
+                Ok(found) => found,
+                // The patches stay: what they belong to may be mended, and nothing else depends on them.
+                Err(error) => {
+                    log::error!(
+                        "{ino} page {}: what was written to it last cannot be put in place: {error}",
+                        no.0
+                    );
+                    continue;
+                }
+            };
             list.sort_by_key(|(n, _)| *n);
             let next = list.last().map_or(0, |(n, _)| n + 1);
             for (_, patch) in list {
@@ -164,7 +178,9 @@ impl Volume {
                 Ok(())
             })?;
             // The journal held no more than fits; a page each time keeps memory small all the same.
-            self.flush_file(ino)?;
+            if let Err(error) = self.flush_file(ino) {
+                log::error!("{ino}: it stays in memory for now: {error}");
+            }
         }
         Ok(())
     }

@@ -9,11 +9,15 @@ use super::draft::{Draft, Recorded};
 use crate::error::Result;
 use crate::format::{Extent, Ino, PageNo, PageRecord, decode, encode, keys};
 
+/// How often sharing is tried while others write to the files.
+const SHARE_TRIES: usize = 4;
+
 /// Pages shared by one batch.
 const SHARE_BATCH: u64 = 1024;
 
 impl Volume {
-    /// Makes up to `count` pages of `to` name the frames of `from`. Returns how many, at least one.
+    /// Makes up to `count` pages of `to` name the frames of `from`. Returns how many; none when others
+    /// change the files all the while: then they must be copied.
     pub(super) fn share_pages(
         &self,
         from: Ino,
@@ -23,8 +27,11 @@ impl Volume {
         count: u64,
     ) -> Result<u64> {
         let count = count.min(SHARE_BATCH) as u32;
+        // A page that gives up the same frame twice leaves one release: the first must be worked off before.
+        self.work_off_releases()?;
         let _owners = self.owners.lock();
-        loop {
+        for _ in 0..SHARE_TRIES {
+            self.run(|volume| volume.ready())?;
             // Both in frames: what is in memory of the target is about to be replaced.
             self.flush_file(from)?;
             self.flush_file(to)?;
@@ -98,6 +105,7 @@ impl Volume {
             tree.touch_version(from);
             return Ok(u64::from(count));
         }
+        Ok(0)
     }
 
     pub(super) fn page_record(&self, ino: Ino, no: PageNo) -> Result<Option<PageRecord>> {
@@ -113,16 +121,14 @@ impl Volume {
     /// Works off the releases of possibly shared frames.
     pub(super) fn work_off_releases(&self) -> Result<()> {
         let releases = std::mem::take(&mut self.tree.lock().releases);
-        let mut releases = releases.into_iter();
-        while let Some(key) = releases.next() {
+        let mut why = None;
+        for key in releases {
             if let Err(error) = self.work_off(&key) {
-                let mut tree = self.tree.lock();
-                tree.releases.push(key);
-                tree.releases.extend(releases);
-                return Err(error);
+                self.tree.lock().releases.push(key);
+                why = Some(error);
             }
         }
-        Ok(())
+        why.map_or(Ok(()), Err)
     }
 
     fn work_off(&self, key: &[u8]) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::clock::{Clock, Time};
 use crate::error::Error;
 use crate::format::{
     Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, NAME_MAX, PageNo, PageRecord,
-    SegmentId, encode, keys,
+    SegmentId,
 };
 
 /// Bits of a cookie that hold the slot of an entry among those with the same hash.
@@ -58,6 +58,13 @@ pub(super) struct Extents {
     pub cut: bool,
 }
 
+impl Extents {
+    /// Whether these are what a list from `from` on would be: of a cut one, no other page will do.
+    pub fn serves(&self, from: PageNo) -> bool {
+        self.from == from || self.from < from && !self.cut
+    }
+}
+
 /// The entries of a directory that are in memory, by cookie.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
@@ -78,6 +85,38 @@ pub(super) struct Window {
     pub entries: Vec<(u64, Dentry)>,
     /// Nothing follows.
     pub end: bool,
+}
+
+/// Sets, replaces or removes the entry of a name in its bucket, and tells its slot.
+/// Errors: `NoSpace` when all slots are taken, by names that were made to have the same hash.
+pub(super) fn set_in_bucket(bucket: &mut Bucket, name: &[u8], to: Option<(Ino, Kind)>) -> Result<u8, Error> {
+    let old = bucket.iter().position(|entry| *entry.name == *name).map(|at| bucket.remove(at).slot);
+    let mut free = (0..1 << SLOT_BITS).filter(|slot| bucket.iter().all(|entry| entry.slot != *slot));
+    let slot = old.or_else(|| free.next()).ok_or(Error::NoSpace)?;
+    if let Some((ino, kind)) = to {
+        bucket.push(Dentry { name: name.into(), ino, kind, slot });
+    }
+    Ok(slot)
+}
+
+impl Window {
+    /// Sets or removes an entry, where it belongs in this part.
+    fn set(&mut self, at: u64, entry: Option<Dentry>) {
+        let last = self.entries.last().map_or(self.after, |(cookie, _)| *cookie);
+        if at <= self.after || (at > last && !self.end) {
+            return;
+        }
+        match (self.entries.binary_search_by_key(&at, |(cookie, _)| *cookie), entry) {
+            (Ok(there), Some(entry)) => {
+                if let Some(slot) = self.entries.get_mut(there) {
+                    slot.1 = entry;
+                }
+            }
+            (Ok(there), None) => drop(self.entries.remove(there)),
+            (Err(place), Some(entry)) => self.entries.insert(place, (at, entry)),
+            (Err(_), None) => {}
+        }
+    }
 }
 
 /// The hash of a name: 56 bits, so that it makes a positive cookie with the slot; never 0.
@@ -154,7 +193,9 @@ pub(super) struct Tree {
     pub counters: CounterRecord,
     /// Live bytes of each segment.
     pub live: HashMap<SegmentId, u64>,
-    /// Unlinked inodes that nobody refers to.
+    /// Unlinked inodes that somebody refers to.
+    pub unlinked: HashSet<Ino>,
+    /// Unlinked inodes that nobody refers to any longer.
     pub orphans: Vec<Ino>,
     /// Extents that nothing refers to once the batches so far are durable.
     pub freed: Vec<Extent>,
@@ -174,6 +215,7 @@ impl Tree {
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),
+            unlinked: HashSet::new(),
             orphans: Vec::new(),
             freed: Vec::new(),
             releases: Vec::new(),
@@ -185,9 +227,9 @@ impl Tree {
         self.weight
     }
 
-    /// Entries that a directory may have to be kept in memory whole.
+    /// Entries that a directory may have to be loaded whole, with the inodes that they name.
     pub fn whole_directory(&self) -> u64 {
-        (self.limit / 4 / (ENTRY_WEIGHT + 32)) as u64
+        (self.limit / 4 / (ENTRY_WEIGHT + INODE_WEIGHT + 32)) as u64
     }
 
     /// The time for judging expiry.
@@ -198,11 +240,6 @@ impl Tree {
 
     pub fn new_version(&mut self) -> u64 {
         self.versions += 1;
-        self.versions
-    }
-
-    /// Rises with each change; compared by those that read the catalog without the lock.
-    pub fn version(&self) -> u64 {
         self.versions
     }
 
@@ -280,6 +317,7 @@ impl Tree {
     }
 
     pub fn remove(&mut self, ino: Ino) {
+        self.loading.remove(&ino);
         if let Some(old) = self.inodes.pop(&ino) {
             self.weight -= old.weight;
         }
@@ -306,6 +344,8 @@ impl Tree {
                 self.inodes.put(ino, inode);
                 passed += 1;
             } else {
+                // Who is reading its record meanwhile may have read an old one.
+                self.loading.remove(&ino);
                 self.weight -= inode.weight;
             }
         }
@@ -343,24 +383,12 @@ impl Tree {
         Err(Pause::Wait(Need::Entry(dir, name.into())))
     }
 
-    /// The bucket of a name with an entry set, replaced or removed, as the catalog shall hold it,
-    /// and the slot of the entry. [`Tree::find`] of the name has succeeded before.
-    pub fn bucket_with(&self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) -> (Key, Option<Vec<u8>>, u8) {
-        let hash = hash_of(name);
-        let mut bucket: Bucket = match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
-            Some(entries) => entries.bucket(hash).cloned().collect(),
+    /// The bucket that a name belongs to. [`Tree::find`] of the name has succeeded before.
+    pub fn bucket_of(&self, dir: Ino, name: &[u8]) -> Bucket {
+        match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
+            Some(entries) => entries.bucket(hash_of(name)).cloned().collect(),
             None => Bucket::new(),
-        };
-        let old = bucket.iter().position(|entry| *entry.name == *name).map(|at| bucket.remove(at));
-        let slot = match old {
-            Some(entry) => entry.slot,
-            None => (0..=u8::MAX).find(|slot| bucket.iter().all(|e| e.slot != *slot)).unwrap_or(0),
-        };
-        if let Some((ino, kind)) = to {
-            bucket.push(Dentry { name: name.into(), ino, kind, slot });
         }
-        let value = if bucket.is_empty() { None } else { Some(encode(&bucket)) };
-        (keys::bucket(dir, hash), value, slot)
     }
 
     /// Sets or removes an entry in memory.
@@ -369,7 +397,12 @@ impl Tree {
         let Some(inode) = self.inodes.peek_mut(&dir) else { return };
         inode.version = version;
         let entries = inode.entries.get_or_insert_default();
-        entries.window = None;
+        if let Some(window) = &mut entries.window {
+            window.set(
+                cookie(hash_of(name), slot),
+                to.map(|(ino, kind)| Dentry { name: name.into(), ino, kind, slot }),
+            );
+        }
         match to {
             Some((ino, kind)) => {
                 if !entries.complete {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Volume;
 use super::draft::{Draft, Recorded};
+use super::types::Pause;
 use crate::cache::{Flush, Flushed, PageId};
 use crate::error::Result;
 use crate::format::{Codec, Extent, Ino, PageRecord, Seq, decode, encode, keys};
@@ -55,17 +56,27 @@ impl Volume {
 
     /// Stores all that a file has unflushed, and waits for what others are storing of it.
     pub(super) fn flush_file(&self, ino: Ino) -> Result<()> {
-        let mut flushes = self.cache.flush_file(ino);
-        while !flushes.is_empty() {
-            let rest = flushes.split_off(flushes.len().min(8));
-            if let Err(error) = self.store(flushes) {
-                rest.iter().for_each(|flush| self.cache.fail_flush(flush));
-                return Err(error);
+        // Twice: what was in flush at first may have been written since that flush began. And again where
+        // another thread failed to store a page: then it is dirty, and its failure becomes ours.
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let failures = self.cache.failures();
+            let mut flushes = self.cache.flush_file(ino);
+            while !flushes.is_empty() {
+                let rest = flushes.split_off(flushes.len().min(8));
+                if let Err(error) = self.store(flushes) {
+                    rest.iter().for_each(|flush| self.cache.fail_flush(flush));
+                    return Err(error);
+                }
+                flushes = rest;
             }
-            flushes = rest;
+            self.cache.wait_flushed(ino);
+            let covered = rounds >= 2 && self.cache.failures() == failures;
+            if covered || self.cache.dirty(ino).is_none() {
+                return Ok(());
+            }
         }
-        self.cache.wait_flushed(ino);
-        Ok(())
     }
 
     /// Puts pages into frames and journals where they lie. On failure they are dirty as before.
@@ -85,7 +96,8 @@ impl Volume {
         let mut buffer = Vec::new();
         let mut how = None;
         let mut class = Class::Lasting;
-        for flush in flushes {
+        let mut flushes = flushes.into_iter();
+        while let Some(flush) = flushes.next() {
             let ino = flush.id.ino;
             let (codec, pages, expires) = match how {
                 Some((last, codec, pages, expires)) if last == ino => (codec, pages, expires),
@@ -127,6 +139,7 @@ impl Volume {
                 (Ok(old), Some(last)) => last.old = old,
                 (Err(error), _) => {
                     left.extend(sealed.into_iter().map(|sealed| sealed.flush));
+                    left.extend(flushes);
                     return Err(error);
                 }
                 (Ok(_), None) => {}
@@ -226,7 +239,8 @@ impl Volume {
             match volume.patch_file(&mut tree, &mut draft, ino) {
                 Ok(Some(size)) => draft.inode_sized(ino, rec, Recorded::Size(size)),
                 Ok(None) => {}
-                Err(_) => return Ok(false),
+                Err(Pause::Wait(_)) => return Ok(false),
+                Err(Pause::Fail(error)) => return Err(error.into()),
             }
             volume.commit(&mut tree, draft)?;
             Ok(true)

@@ -1,0 +1,245 @@
+//! What the model does not reach: limits that are made small here, background work, failures.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::format::PageNo;
+use crate::io::RealDisk;
+use crate::io::faulty::{Fault, FaultyDisk, Kind};
+
+const PAGE: u64 = 128 << 10;
+const ROOTS: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
+
+fn settings(dir: &Path) -> Settings {
+    Settings { cache_size_limit: 32 << 20, ..Settings::new(dir) }
+}
+
+fn real(dir: &Path) -> Arc<Volume> {
+    Volume::open(settings(dir), Arc::new(RealDisk), Clock::System).unwrap()
+}
+
+fn make(volume: &Volume, name: &str) -> Ino {
+    volume.run(|v| v.mknod(&ROOTS, ROOT, name.as_bytes(), 0o644, 0)).unwrap().attr.ino
+}
+
+/// Bytes that do not compress, different for each seed.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| next()).take(len).collect()
+}
+
+fn write(volume: &Volume, ino: Ino, offset: u64, data: &[u8]) {
+    volume.run(|v| v.write(ino, offset, data, false)).unwrap();
+}
+
+fn read(volume: &Volume, ino: Ino, offset: u64, len: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    volume.read_blocking(ino, offset, len, &mut out).unwrap();
+    out
+}
+
+fn resize(volume: &Volume, ino: Ino, size: u64) {
+    let change = SetAttr { size: Some(size), ..SetAttr::default() };
+    volume.run(|v| v.setattr(&ROOTS, ino, &change)).unwrap();
+}
+
+fn expire(volume: &Volume, ino: Ino, at: &str) {
+    volume.run(|v| v.setxattr(&ROOTS, ino, b"user.larder.expires", at.as_bytes(), 0)).unwrap();
+}
+
+#[test]
+fn truncating_a_file_of_more_pages_than_fit_one_batch_keeps_all_before_the_new_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "long");
+    let pages = 5 * load::EXTENTS as u64;
+    for no in 0..pages {
+        write(&volume, ino, no * PAGE, &noise(no + 1, PAGE as usize));
+    }
+    volume.fsync(ino, false).unwrap();
+    let kept = PAGE + 5;
+    resize(&volume, ino, kept);
+    resize(&volume, ino, pages * PAGE);
+    let found = read(&volume, ino, 0, (kept + 100) as u32);
+    assert_eq!(found[..PAGE as usize], noise(1, PAGE as usize));
+    assert_eq!(found[PAGE as usize..kept as usize], noise(2, 5));
+    assert!(found[kept as usize..].iter().all(|byte| *byte == 0));
+    assert_eq!(volume.run(|v| Ok(v.tree.lock().get(ino)?.rec.pages)).unwrap(), 2);
+    volume.close().unwrap();
+}
+
+#[test]
+fn compaction_gives_back_what_holes_cannot_and_keeps_what_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    // Small frames side by side: no hole of a whole block between those that live.
+    let files: Vec<Ino> = (0..4000).map(|n| make(&volume, &format!("f{n}"))).collect();
+    for (n, ino) in files.iter().enumerate() {
+        write(&volume, *ino, 0, &noise(n as u64 + 1, 1000));
+    }
+    volume.sync().unwrap();
+    let first = volume.segments.list().unwrap().first().unwrap().id;
+    volume.segments.close(first).unwrap();
+    for (n, ino) in files.iter().enumerate().filter(|(n, _)| n % 4 != 0) {
+        volume.run(|v| v.unlink(ROOT, format!("f{n}").as_bytes())).unwrap();
+        volume.forget(*ino, 1);
+    }
+    volume.reclaim().unwrap();
+    volume.commit_now().unwrap();
+    volume.compact().unwrap();
+    assert!(volume.segments.list().unwrap().iter().all(|segment| segment.id != first), "it is gone");
+    volume.close().unwrap();
+    let volume = real(dir.path());
+    for n in (0..4000).step_by(4) {
+        let ino = volume.run(|v| v.lookup(ROOT, format!("f{n}").as_bytes())).unwrap().attr.ino;
+        assert_eq!(read(&volume, ino, 0, 2000), noise(n + 1, 1000), "f{n}");
+    }
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_page_that_is_dirty_is_not_moved_by_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, &noise(1, PAGE as usize));
+    volume.sync().unwrap();
+    let before = volume.page_record(ino, PageNo(0)).unwrap().unwrap();
+    let segment = before.extent.segment;
+    volume.segments.close(segment).unwrap();
+    write(&volume, ino, 0, b"changed");
+    volume.move_frames(segment, u64::from(before.extent.offset + before.extent.len)).unwrap();
+    assert!(
+        volume.page_record(ino, PageNo(0)).unwrap() == Some(before)
+            || !volume.cache.is_dirty(crate::cache::PageId { ino, no: PageNo(0) })
+    );
+    volume.sync().unwrap();
+    let tree = volume.tree.lock();
+    let live: u64 = tree.live.values().sum();
+    assert_eq!(live, tree.counters.stored);
+    drop(tree);
+    let now = volume.page_record(ino, PageNo(0)).unwrap().unwrap();
+    assert_eq!(live, u64::from(now.extent.len));
+    volume.close().unwrap();
+}
+
+#[test]
+fn an_fsync_whose_pages_another_thread_could_not_store_fails() {
+    let disk = FaultyDisk::new(7);
+    let volume = Volume::open(settings(Path::new("/store")), Arc::new(disk.clone()), Clock::System).unwrap();
+    let ino = make(&volume, "file");
+    volume.sync().unwrap();
+    // More than rides in the journal, so that it must be stored; every write fails from now on.
+    let data = noise(3, 3 * PAGE as usize);
+    write(&volume, ino, 0, &data);
+    disk.fail(Kind::Write, 1, Fault::Errno(libc::EIO));
+    let mut outcomes = Vec::new();
+    for _ in 0..3 {
+        outcomes.push(volume.fsync(ino, false).is_ok());
+        if outcomes.last() == Some(&true) {
+            break;
+        }
+    }
+    disk.heal();
+    let crashed = disk.crash();
+    drop(volume.close());
+    let again = Volume::open(settings(Path::new("/store")), Arc::new(crashed), Clock::System).unwrap();
+    let ino = again.run(|v| v.lookup(ROOT, b"file")).unwrap().attr.ino;
+    if outcomes.contains(&true) {
+        assert_eq!(read(&again, ino, 0, data.len() as u32), data, "fsync said that it is stored");
+    }
+    again.close().unwrap();
+}
+
+#[test]
+fn a_listing_goes_on_behind_many_keys_that_have_expired() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let volume = Volume::open(settings(dir.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    for n in 0..600 {
+        let ino = make(&volume, &format!("old{n}"));
+        expire(&volume, ino, "2000");
+    }
+    make(&volume, "new");
+    // Nothing is swept while this is held: the listing sees all of them.
+    let sweeping = volume.sweeping.lock();
+    clock.set(Time::new(3_000, 0));
+    let mut names = Vec::new();
+    volume
+        .run(|v| {
+            names.clear();
+            v.readdir(ROOT, 0, true, &mut |entry| {
+                names.push(entry.name.to_vec());
+                true
+            })
+        })
+        .unwrap();
+    assert_eq!(names, [b".".to_vec(), b"..".to_vec(), b"new".to_vec()]);
+    drop(sweeping);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_name_that_has_expired_can_be_made_anew_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let volume = Volume::open(settings(dir.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let old = make(&volume, "key");
+    expire(&volume, old, "1500");
+    let linked = volume.run(|v| v.link(old, ROOT, b"link")).unwrap().attr.ino;
+    assert_eq!(linked, old);
+    clock.set(Time::new(1_501, 0));
+    let new = make(&volume, "key");
+    assert_ne!(new, old);
+    assert!(matches!(volume.run(|v| v.lookup(ROOT, b"link")), Err(Error::NotFound)));
+    assert!(matches!(
+        volume.run(|v| v.rename(ROOT, b"link", ROOT, b"b", Rename::Replace)),
+        Err(Error::NotFound)
+    ));
+    volume.close().unwrap();
+}
+
+#[test]
+fn copying_beyond_the_largest_size_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let (from, to) = (make(&volume, "from"), make(&volume, "to"));
+    write(&volume, from, 0, &noise(1, PAGE as usize));
+    write(&volume, to, 0, b"stays");
+    let refused = volume.copy_range(from, 0, to, 1 << 49, PAGE);
+    assert!(matches!(refused, Err(Error::TooLarge)), "{refused:?}");
+    assert_eq!(read(&volume, to, 0, 100), b"stays");
+    volume.close().unwrap();
+}
+
+#[test]
+fn frames_shared_by_a_copy_are_given_back_with_their_last_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let (from, to) = (make(&volume, "from"), make(&volume, "to"));
+    let data = noise(1, 4 * PAGE as usize);
+    write(&volume, from, 0, &data);
+    for _ in 0..3 {
+        assert_eq!(volume.copy_range(from, 0, to, 0, 4 * PAGE).unwrap(), 4 * PAGE);
+    }
+    assert_eq!(read(&volume, to, 0, data.len() as u32), data);
+    let stored = |volume: &Volume| volume.tree.lock().counters.stored;
+    let one = stored(&volume);
+    for (name, ino) in [("from", from), ("to", to)] {
+        assert_eq!(stored(&volume), one, "one owner is enough");
+        volume.run(|v| v.unlink(ROOT, name.as_bytes())).unwrap();
+        volume.forget(ino, 1);
+        volume.reclaim().unwrap();
+        volume.work_off_releases().unwrap();
+        volume.work_off_releases().unwrap();
+    }
+    assert_eq!(stored(&volume), 0);
+    volume.close().unwrap();
+}
