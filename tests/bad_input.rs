@@ -31,7 +31,9 @@ fn refused(store: &Path) -> String {
     match open(store) {
         Ok(volume) => {
             volume.close().unwrap();
-            panic!("{} was opened", store.display());
+            let format =
+                fs::read(store.join("FORMAT")).map(|text| String::from_utf8_lossy(&text).into_owned());
+            panic!("{} was opened; FORMAT is {format:?}", store.display());
         }
         Err(error) => error.to_string(),
     }
@@ -110,6 +112,15 @@ struct Frame {
     len: u64,
     ino: u64,
     page: u32,
+}
+
+impl Frame {
+    /// Whether a message says where it lies, by the segment's file or its number.
+    fn is_named(&self, message: &str) -> bool {
+        let name = self.segment.file_name().unwrap().to_str().unwrap();
+        let number = u32::from_str_radix(name, 16).unwrap();
+        message.contains(name) || message.contains(&format!("segment {number} "))
+    }
 }
 
 /// The frames in a store's segments: found by their magic, as `docs/format.md` draws them.
@@ -241,12 +252,11 @@ fn one_page_is_lost(damage: impl Fn(&Frame), choose: impl Fn(&[Frame]) -> usize)
                 Err(Error::Damaged(why)) | Err(Error::Io { what: why, .. }) => {
                     assert_eq!((ino.0, page as u32), (frame.ino, frame.page), "{why}");
                     let log = log.lock().unwrap().join("\n");
-                    let segment = frame.segment.file_name().unwrap().to_string_lossy();
                     // The error goes to the log where it becomes an errno; what the volume has logged counts too.
                     let said = format!("{log}\n{why}");
                     assert!(said.contains(name), "the key, {name}: {said}");
                     assert!(said.contains(&format!("page {page}")), "the page, {page}: {said}");
-                    assert!(said.contains(&*segment), "the place, segment {segment}: {said}");
+                    assert!(frame.is_named(&said), "the place, {}: {said}", frame.segment.display());
                     lost.push((name.to_string(), page));
                 }
                 Err(error) => panic!("page {page} of {name}: {error}"),
@@ -294,13 +304,22 @@ fn a_truncated_segment_is_an_error_for_what_was_cut_off_alone() {
     );
 }
 
-/// The journal file that was written last, and where its last byte that is not zero lies.
-fn journal_end(store: &Path) -> (PathBuf, u64) {
-    let ends = everything(&store.join("journal")).into_iter().filter_map(|(path, bytes)| {
-        let last = bytes.iter().rposition(|byte| *byte != 0)?;
-        Some((path, last as u64))
+/// What an operation wrote to the journal: the file, and the range of its bytes that are others now.
+/// Behind what was written a file may hold what it held under an earlier number.
+fn journalled(store: &Path, operation: impl FnOnce()) -> (PathBuf, std::ops::Range<usize>) {
+    let before = everything(&store.join("journal"));
+    operation();
+    let after = everything(&store.join("journal"));
+    let mut changed = after.into_iter().filter_map(|(path, bytes)| {
+        let old = before.get(&path)?;
+        let differs = |at: &usize| old.get(*at) != bytes.get(*at);
+        let first = (0..bytes.len()).find(differs)?;
+        let last = (0..bytes.len()).rfind(differs)?;
+        Some((path, first..last + 1))
     });
-    ends.max_by_key(|(path, _)| path.clone()).expect("a journal")
+    let written = changed.next().expect("it was journalled");
+    assert!(changed.next().is_none(), "in one file");
+    written
 }
 
 #[test]
@@ -310,16 +329,20 @@ fn a_torn_journal_tail_is_cut_and_all_before_it_is_there() {
     let volume = open(&store).unwrap();
     make(&volume, "synced", b"safe");
     volume.sync().unwrap();
-    volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"last", 0o755)).unwrap();
+    let (journal, written) = journalled(&store, || {
+        volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"last", 0o755)).unwrap();
+    });
     for cut in [1, 7, 20] {
         let torn = dir.path().join(format!("torn{cut}"));
         copy(&store, &torn);
-        let (journal, end) = journal_end(&torn);
+        let journal = torn.join(journal.strip_prefix(&store).unwrap());
         let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
-        file.write_all_at(&vec![0; cut], end + 1 - cut as u64).unwrap();
+        file.write_all_at(&vec![0; cut], (written.end - cut) as u64).unwrap();
         drop(file);
         let again = open(&torn).unwrap_or_else(|error| panic!("a tail torn by {cut} bytes: {error}"));
         assert_eq!(content(&again, "synced"), b"safe");
+        let torn_off = again.run(|v| v.lookup(ROOT, b"last"));
+        assert!(matches!(torn_off, Err(Error::NotFound)), "half a record is none: {torn_off:?}");
         assert!(files.iter().all(|(name, bytes)| content(&again, name) == *bytes));
         make(&again, "new", b"it goes on");
         again.close().unwrap();
@@ -336,17 +359,18 @@ fn a_damaged_record_in_the_middle_of_the_journal_is_reported_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = sample(dir.path());
     let volume = open(&store).unwrap();
-    let (_, start) = journal_end(&store);
-    for n in 0..20 {
-        volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, format!("dir{n}").as_bytes(), 0o755)).unwrap();
-        volume.sync().unwrap();
-    }
+    let (journal, written) = journalled(&store, || {
+        for n in 0..20 {
+            volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, format!("dir{n}").as_bytes(), 0o755)).unwrap();
+            volume.sync().unwrap();
+        }
+    });
     let damaged = dir.path().join("damaged");
     copy(&store, &damaged);
     volume.close().unwrap();
-    let (journal, end) = journal_end(&damaged);
+    let journal = damaged.join(journal.strip_prefix(&store).unwrap());
     let file = fs::OpenOptions::new().read(true).write(true).open(&journal).unwrap();
-    let middle = if start < end { start + (end - start) / 2 } else { end / 2 };
+    let middle = (written.start + written.end) as u64 / 2;
     let mut byte = [0];
     file.read_exact_at(&mut byte, middle).unwrap();
     file.write_all_at(&[byte[0] ^ 0xff], middle).unwrap();
@@ -528,9 +552,9 @@ fn a_flipped_bit_is_eio_through_the_mount_and_the_log_names_key_page_and_place()
     bad.read_exact_at(&mut page, 2 * PAGE as u64).expect("the page behind it is whole");
     assert!(fs::read(mounted.at("good")).unwrap() == Fill::Noise(1).bytes(PAGE as u32));
     let log = mounted.log();
-    let segment = frame.segment.file_name().unwrap().to_string_lossy();
-    for part in ["bad", "page 1", &*segment] {
+    for part in ["bad", "page 1"] {
         assert!(log.contains(part), "{part} is not in the log: {log}");
     }
+    assert!(frame.is_named(&log), "{} is not in the log: {log}", frame.segment.display());
     drop(bad);
 }

@@ -27,7 +27,6 @@ fn crash(ops: &[Op], disk: &FaultyDisk, killed: bool) -> Check {
     let mut fs = Fs::new();
     let mut history = History::new(&fs);
     let mut now = START;
-    // A new store is durable once it is open.
     for op in ops {
         now += SECOND;
         let step = system::step(&mut fs, &mut store, op, now)?;
@@ -97,7 +96,7 @@ fn held(disk: Disk, name: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn fsynced_content_survives_power_loss() {
-    for seed in 0..20 {
+    for seed in 0..8 {
         let disk = FaultyDisk::new(seed);
         let store = store(&disk);
         let small = file(store.volume(), "small", b"a durable note");
@@ -117,7 +116,7 @@ fn fsynced_content_survives_power_loss() {
 
 #[test]
 fn sync_and_close_make_everything_durable() {
-    for seed in 0..10 {
+    for seed in 0..4 {
         for close in [false, true] {
             let disk = FaultyDisk::new(seed);
             let store = store(&disk);
@@ -137,7 +136,7 @@ fn sync_and_close_make_everything_durable() {
 
 #[test]
 fn rename_over_existing_is_atomic_after_power_loss() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let disk = FaultyDisk::new(seed);
         let store = store(&disk);
         let volume = store.volume();
