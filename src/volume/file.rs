@@ -123,14 +123,17 @@ impl Volume {
         let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(Vec::new()) };
         let record: PageRecord = decode(&value, "page record")?;
         let place = record.extent;
-        let bytes = self.segments.read(place)?;
-        frame::open(&bytes, record.checksum).map_err(|error| {
-            let (segment, offset) = (place.segment.0, place.offset);
-            Error::Damaged(format!(
-                "{} page {} at segment {segment} offset {offset}: {error}",
-                self.name_of(ino),
-                no.0
-            ))
+        let content = self.segments.read(place).and_then(|bytes| frame::open(&bytes, record.checksum));
+        content.map_err(|error| match error {
+            Error::Damaged(what) => {
+                let (segment, offset) = (place.segment.0, place.offset);
+                let name = self.name_of(ino);
+                Error::Damaged(format!(
+                    "{name}: page {} (segment {segment:08x}, offset {offset}): {what}",
+                    no.0
+                ))
+            }
+            other => other,
         })
     }
 
@@ -139,6 +142,10 @@ impl Volume {
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<()> {
         self.ready()?;
         let mut tree = self.tree.lock();
+        if data.is_empty() {
+            // Changes nothing, not even a time (write(2)).
+            return tree.file(ino).map(drop);
+        }
         let now = tree.now(&self.clock);
         self.write_locked(&mut tree, ino, offset, data, now)?;
         let inode = tree.file(ino)?;

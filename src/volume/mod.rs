@@ -268,7 +268,10 @@ impl Volume {
 
     /// Figures for `status`.
     pub fn stats(&self) -> Result<Stats> {
-        let counters = self.tree.lock().counters;
+        let (counters, metadata) = {
+            let tree = self.tree.lock();
+            (tree.counters, tree.weight() as u64)
+        };
         let (cache, catalog) = (self.cache.stats(), self.engine.stats());
         let segments: u64 = self.segments.list()?.iter().map(|segment| segment.allocated).sum();
         Ok(Stats {
@@ -277,9 +280,9 @@ impl Volume {
             stored_bytes: counters.stored,
             disk_bytes: segments + catalog.disk_bytes,
             size_limit: self.settings.storage_size_limit,
-            cache_used: cache.used,
+            cache_used: cache.used + metadata + catalog.table_bytes,
             cache_dirty: cache.dirty,
-            cache_limit: cache.limit,
+            cache_limit: self.settings.cache_size_limit,
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             batches: catalog.batches,

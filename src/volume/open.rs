@@ -302,8 +302,15 @@ fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
     let len = read.map_err(Error::io(format!("{}: cannot read it", path.display())))?;
     let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
     let mut words = text.split_whitespace();
-    let version = match (words.next(), words.next().and_then(|word| word.parse::<u32>().ok())) {
-        (Some("larder"), Some(version)) => version,
+    let named = (words.next(), words.next().and_then(|word| word.parse::<u32>().ok()), words.next());
+    let version = match named {
+        // What a newer version has behind its number is not ours to judge.
+        (Some("larder"), Some(version), _) if version > FORMAT_VERSION => version,
+        (Some("larder"), Some(version), Some(id))
+            if id.len() == 16 && u64::from_str_radix(id, 16).is_ok() =>
+        {
+            version
+        }
         _ => {
             return Err(Error::store(
                 dir,

@@ -180,6 +180,11 @@ impl Tree {
         }
     }
 
+    /// Bytes of memory that inodes and entries take.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
     /// Entries that a directory may have to be kept in memory whole.
     pub fn whole_directory(&self) -> u64 {
         (self.limit / 4 / (ENTRY_WEIGHT + 32)) as u64

@@ -181,11 +181,11 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// The limit on that, when one is set.
     pub size_limit: Option<u64>,
-    /// Bytes of memory for pages: used, dirty, limit.
+    /// Bytes of memory in use for pages and metadata.
     pub cache_used: u64,
-    /// Dirty among these.
+    /// Bytes of pages among these that are not yet on the disk.
     pub cache_dirty: u64,
-    /// The most there may be.
+    /// The limit that is set for both.
     pub cache_limit: u64,
     /// Page reads answered from memory.
     pub cache_hits: u64,

@@ -35,14 +35,19 @@ impl Own {
     /// The own attribute of this name; `None` for all others. An own name that does not exist is an error.
     fn of(name: &[u8]) -> Result<Option<Own>> {
         let Some(rest) = name.strip_prefix(OWN) else { return Ok(None) };
-        Ok(Some(match rest {
-            b"expires" => Own::Expires,
-            b"ttl" => Own::Ttl,
-            b"codec" => Own::Codec,
-            b"stored" => Own::Stored,
-            b"ratio" => Own::Ratio,
-            _ => return Err(Error::NoAttribute),
-        }))
+        let all = [Own::Expires, Own::Ttl, Own::Codec, Own::Stored, Own::Ratio];
+        all.into_iter().find(|own| own.name().as_bytes() == rest).map(Some).ok_or(Error::NoAttribute)
+    }
+
+    /// What it is called behind `user.larder.`.
+    fn name(self) -> &'static str {
+        match self {
+            Own::Expires => "expires",
+            Own::Ttl => "ttl",
+            Own::Codec => "codec",
+            Own::Stored => "stored",
+            Own::Ratio => "ratio",
+        }
     }
 
     /// Its value; `None` when it is not set.
@@ -191,7 +196,7 @@ impl Volume {
 
     fn set_own(&self, tree: &mut Tree, ino: Ino, own: Own, value: &[u8], now: Time) -> Step<()> {
         let text = std::str::from_utf8(value)
-            .map_err(|_| Error::Invalid("the value of a user.larder attribute must be text".into()))?
+            .map_err(|_| Error::Invalid(format!("user.larder.{}: the value must be text", own.name())))?
             .trim();
         let inode = tree.get(ino)?;
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
