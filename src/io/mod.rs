@@ -37,6 +37,7 @@ pub trait Io: Send + Sync + std::fmt::Debug + 'static {
 pub type Lock = Box<dyn std::any::Any + Send>;
 
 /// An open file. All methods take the place to work at, so that threads can share it.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks a file whether it is empty")]
 pub trait File: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize>;
