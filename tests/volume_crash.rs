@@ -119,12 +119,16 @@ fn what_is_written_while_its_page_is_being_flushed_is_covered_by_the_next_fsync(
     let disk = FaultyDisk::new(5);
     let store = store(&disk);
     let volume = store.volume();
-    let names: Vec<String> = (0..60).map(|n| format!("file{n}")).collect();
-    // Page 0 is written to its end, so write-back takes it at once; then it is written again. The last write is
+    let names: Vec<String> = (0..40).map(|n| format!("file{n}")).collect();
+    // Full pages are taken by write-back at once, and with this codec it has them for some milliseconds: long
+    // enough to be met by a write that comes a little later, each time a little more. That write is
     // more than an fsync journals, so it has to go to a frame too.
-    let (first, second) = (Fill::Text(1).bytes(300_000), Fill::Noise(2).bytes(60_000));
-    for name in &names {
-        let ino = file(volume, name, &first);
+    let (first, second) = (Fill::Text(1).bytes(3 << 17), Fill::Noise(2).bytes(60_000));
+    for (n, name) in names.iter().enumerate() {
+        let ino = file(volume, name, b"");
+        volume.run(|v| v.setxattr(&NOBODY_SPECIAL, ino, b"user.larder.codec", b"zstd:19", 0)).unwrap();
+        volume.run(|v| v.write(ino, 0, &first, false)).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(100 * n as u64));
         volume.run(|v| v.write(ino, 100, &second, false)).unwrap();
         volume.fsync(ino, false).unwrap();
     }
@@ -134,7 +138,7 @@ fn what_is_written_while_its_page_is_being_flushed_is_covered_by_the_next_fsync(
         .iter()
         .filter(|name| {
             let entry = after.run(|v| v.lookup(ROOT, name.as_bytes())).unwrap();
-            read(&after, entry.attr.ino, 0, 400_000).unwrap() != expected
+            read(&after, entry.attr.ino, 0, 1 << 20).unwrap() != expected
         })
         .collect();
     assert!(wrong.is_empty(), "fsynced and not there: {wrong:?}");
