@@ -63,12 +63,12 @@ fn check_crash(count: u32, killed: bool) {
 
 #[test]
 fn after_power_loss_the_tree_is_that_of_one_moment_since_the_last_sync() {
-    check_crash(96, false);
+    check_crash(48, false);
 }
 
 #[test]
 fn after_kill_9_every_acknowledged_change_of_the_tree_is_there() {
-    check_crash(64, true);
+    check_crash(32, true);
 }
 
 fn store(disk: &FaultyDisk) -> Store {

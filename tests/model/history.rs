@@ -100,12 +100,13 @@ impl History {
 
     /// Takes down what a step has made of the model.
     pub fn note(&mut self, fs: &Fs, step: &Step) {
+        let named = |dir: &Id, name: &Vec<u8>| match &self.before[dir].body {
+            Body::Dir { entries, .. } => entries.get(name).copied(),
+            _ => None,
+        };
         let source = match step {
-            Step::Call(Call::Rename { dir, name, how: How::Replace, .. }, _) => {
-                match &self.before[dir].body {
-                    Body::Dir { entries, .. } => entries.get(name).copied(),
-                    _ => None,
-                }
+            Step::Call(Call::Rename { dir, name, new_dir, new_name, how: How::Replace }, _) => {
+                named(new_dir, new_name).and_then(|_| named(dir, name))
             }
             _ => None,
         };
