@@ -134,6 +134,14 @@ impl Volume {
     }
 
     fn load_inodes_of(&self, entries: &[(u64, Dentry)]) -> Result<()> {
+        let mut wanted: Vec<Ino> = entries.iter().map(|(_, entry)| entry.ino).collect();
+        wanted.sort_unstable();
+        // Files that were made together have neighbouring numbers: one scan finds them.
+        if let (Some(first), Some(last)) = (wanted.first(), wanted.last())
+            && last.0 - first.0 < 2 * wanted.len() as u64
+        {
+            return self.load_inodes_between(*first, *last, &wanted);
+        }
         for (_, entry) in entries {
             if self.tree.lock().peek(entry.ino).is_none() {
                 match self.load_inode(entry.ino) {
@@ -144,6 +152,42 @@ impl Volume {
             }
         }
         Ok(())
+    }
+
+    /// The wanted inodes, which are sorted, by a scan from the first to the last.
+    fn load_inodes_between(&self, first: Ino, last: Ino, wanted: &[Ino]) -> Result<()> {
+        let mut tokens = Vec::with_capacity(wanted.len());
+        {
+            let mut tree = self.tree.lock();
+            for ino in wanted.iter().copied() {
+                if tree.peek(ino).is_none() {
+                    tokens.push((ino, tree.begin_load(ino)));
+                }
+            }
+        }
+        let mut found = Vec::with_capacity(tokens.len());
+        let mut damage = None;
+        let scanned =
+            self.engine.scan(keys::inode(first)..keys::inode(Ino(last.0 + 1)), &mut |key, value| {
+                let Some(ino) =
+                    keys::ino_of(key).filter(|ino| tokens.binary_search_by_key(ino, |t| t.0).is_ok())
+                else {
+                    return true;
+                };
+                match decode::<InodeRecord>(value, "inode record") {
+                    Ok(rec) => found.push((ino, rec)),
+                    Err(error) => damage = Some(error),
+                }
+                damage.is_none()
+            });
+        let mut tree = self.tree.lock();
+        let mut found = found.into_iter().peekable();
+        for (ino, token) in tokens {
+            let rec = found.next_if(|(there, _)| *there == ino).map(|(_, rec)| rec);
+            tree.end_load(ino, token, rec);
+        }
+        scanned?;
+        damage.map_or(Ok(()), Err)
     }
 
     fn load_attributes(&self, ino: Ino) -> Result<()> {

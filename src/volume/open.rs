@@ -173,9 +173,13 @@ impl Volume {
         let mut threads = self.threads.lock();
         let mut spawn = |name: &str, life: fn(&Volume)| -> Result<()> {
             let volume = self.clone();
+            let run = move || {
+                yield_to_callers();
+                life(&volume);
+            };
             let thread = std::thread::Builder::new()
                 .name(name.into())
-                .spawn(move || life(&volume))
+                .spawn(run)
                 .map_err(Error::io(format!("starting the thread {name}")))?;
             threads.push(thread);
             Ok(())
@@ -217,6 +221,18 @@ impl Volume {
         self.find_orphans()?;
         self.reclaim()?;
         self.work_off_releases()
+    }
+}
+
+/// Lets the threads that answer callers go first where processors are few. What works behind the
+/// scenes gets its turn all the same, and callers that are too fast for it wait for room.
+fn yield_to_callers() {
+    const NICENESS: i32 = 10;
+    #[expect(unsafe_code, reason = "no crate at hand wraps setpriority for one thread")]
+    // SAFETY: takes numbers only; 0 is the calling thread.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if done != 0 {
+        log::debug!("background threads run at normal priority: {}", std::io::Error::last_os_error());
     }
 }
 
