@@ -31,7 +31,9 @@ fn refused(store: &Path) -> String {
     match open(store) {
         Ok(volume) => {
             volume.close().unwrap();
-            panic!("{} was opened", store.display());
+            let format =
+                fs::read(store.join("FORMAT")).map(|text| String::from_utf8_lossy(&text).into_owned());
+            panic!("{} was opened; FORMAT is {format:?}", store.display());
         }
         Err(error) => error.to_string(),
     }
@@ -110,6 +112,15 @@ struct Frame {
     len: u64,
     ino: u64,
     page: u32,
+}
+
+impl Frame {
+    /// Whether a message says where it lies, by the segment's file or its number.
+    fn is_named(&self, message: &str) -> bool {
+        let name = self.segment.file_name().unwrap().to_str().unwrap();
+        let number = u32::from_str_radix(name, 16).unwrap();
+        message.contains(name) || message.contains(&format!("segment {number} "))
+    }
 }
 
 /// The frames in a store's segments: found by their magic, as `docs/format.md` draws them.
@@ -241,12 +252,11 @@ fn one_page_is_lost(damage: impl Fn(&Frame), choose: impl Fn(&[Frame]) -> usize)
                 Err(Error::Damaged(why)) | Err(Error::Io { what: why, .. }) => {
                     assert_eq!((ino.0, page as u32), (frame.ino, frame.page), "{why}");
                     let log = log.lock().unwrap().join("\n");
-                    let segment = frame.segment.file_name().unwrap().to_string_lossy();
                     // The error goes to the log where it becomes an errno; what the volume has logged counts too.
                     let said = format!("{log}\n{why}");
                     assert!(said.contains(name), "the key, {name}: {said}");
                     assert!(said.contains(&format!("page {page}")), "the page, {page}: {said}");
-                    assert!(said.contains(&*segment), "the place, segment {segment}: {said}");
+                    assert!(frame.is_named(&said), "the place, {}: {said}", frame.segment.display());
                     lost.push((name.to_string(), page));
                 }
                 Err(error) => panic!("page {page} of {name}: {error}"),
@@ -294,32 +304,23 @@ fn a_truncated_segment_is_an_error_for_what_was_cut_off_alone() {
     );
 }
 
-/// Where the records of a journal file end and the number of the last, by their headers alone: magic at 8,
-/// payload length at 12, number at 16. What follows is zeros, or what the file held in a former life, with
-/// lower numbers.
-fn records(bytes: &[u8]) -> (u64, u64) {
-    let number = |at: usize, len: usize| {
-        bytes.get(at..at + len).map(|b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
-    };
-    let (mut at, mut last) = (0, 0);
-    while bytes.get(at + 8..at + 11) == Some(b"LJ\x01") {
-        let (Some(len), Some(seq)) = (number(at + 12, 4), number(at + 16, 8)) else { break };
-        if seq <= last {
-            break;
-        }
-        last = seq;
-        at += (32 + len as usize).next_multiple_of(8);
-    }
-    (at as u64, last)
-}
-
-/// The journal file that was written last, and where its last byte that is not zero lies.
-fn journal_end(store: &Path) -> (PathBuf, u64) {
-    let files = everything(&store.join("journal"));
-    let (path, bytes) = files.into_iter().max_by_key(|(_, bytes)| records(bytes).1).expect("a journal");
-    let written = bytes.get(..records(&bytes).0 as usize).unwrap_or_default();
-    let last = written.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-    (path, last as u64)
+/// What an operation wrote to the journal: the file, and the range of its bytes that are others now.
+/// Behind what was written a file may hold what it held under an earlier number.
+fn journalled(store: &Path, operation: impl FnOnce()) -> (PathBuf, std::ops::Range<usize>) {
+    let before = everything(&store.join("journal"));
+    operation();
+    let after = everything(&store.join("journal"));
+    let mut changed = after.into_iter().filter_map(|(path, bytes)| {
+        let old = before.get(&path)?;
+        let differs = |at: &usize| old.get(*at) != bytes.get(*at);
+        let first = (0..bytes.len()).find(differs)?;
+        // Padding says nothing, be it new or not.
+        let last = (first..bytes.len()).rfind(|at| differs(at) && bytes[*at] != 0)?;
+        Some((path, first..last + 1))
+    });
+    let written = changed.next().expect("it was journalled");
+    assert!(changed.next().is_none(), "in one file");
+    written
 }
 
 #[test]
@@ -329,16 +330,20 @@ fn a_torn_journal_tail_is_cut_and_all_before_it_is_there() {
     let volume = open(&store).unwrap();
     make(&volume, "synced", b"safe");
     volume.sync().unwrap();
-    volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"last", 0o755)).unwrap();
+    let (journal, written) = journalled(&store, || {
+        volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"last", 0o755)).unwrap();
+    });
     for cut in [1, 7, 20] {
         let torn = dir.path().join(format!("torn{cut}"));
         copy(&store, &torn);
-        let (journal, end) = journal_end(&torn);
+        let journal = torn.join(journal.strip_prefix(&store).unwrap());
         let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
-        file.write_all_at(&vec![0; cut], end + 1 - cut as u64).unwrap();
+        file.write_all_at(&vec![0; cut], (written.end - cut) as u64).unwrap();
         drop(file);
         let again = open(&torn).unwrap_or_else(|error| panic!("a tail torn by {cut} bytes: {error}"));
         assert_eq!(content(&again, "synced"), b"safe");
+        let torn_off = again.run(|v| v.lookup(ROOT, b"last"));
+        assert!(matches!(torn_off, Err(Error::NotFound)), "half a record is none: {torn_off:?}");
         assert!(files.iter().all(|(name, bytes)| content(&again, name) == *bytes));
         make(&again, "new", b"it goes on");
         again.close().unwrap();
@@ -355,22 +360,21 @@ fn a_damaged_record_in_the_middle_of_the_journal_is_reported_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = sample(dir.path());
     let volume = open(&store).unwrap();
-    let (_, start) = journal_end(&store);
-    for n in 0..20 {
-        volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, format!("dir{n}").as_bytes(), 0o755)).unwrap();
-        volume.sync().unwrap();
-    }
+    let (journal, written) = journalled(&store, || {
+        for n in 0..20 {
+            volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, format!("dir{n}").as_bytes(), 0o755)).unwrap();
+            volume.sync().unwrap();
+        }
+    });
     let damaged = dir.path().join("damaged");
     copy(&store, &damaged);
     volume.close().unwrap();
-    let (journal, end) = journal_end(&damaged);
+    let journal = damaged.join(journal.strip_prefix(&store).unwrap());
     let file = fs::OpenOptions::new().read(true).write(true).open(&journal).unwrap();
-    let middle = if start < end { start + (end - start) / 2 } else { end / 2 };
-    // Records are padded with zeros, which say nothing: damage a byte that does.
     let bytes = fs::read(&journal).unwrap();
-    let middle = (middle..end).find(|at| bytes[*at as usize] != 0).expect("records in the second half");
-    file.write_all_at(&[bytes[middle as usize] ^ 0xff], middle).unwrap();
-    drop(file);
+    let half = (written.start + written.end) / 2;
+    let middle = (half..written.end).find(|at| bytes[*at] != 0).expect("a byte that is not padding");
+    file.write_all_at(&[bytes[middle] ^ 0xff], middle as u64).unwrap();
     // But for the index: redb notes in its header that it was opened.
     let kept = |store: &Path| {
         let mut files = everything(store);
@@ -392,6 +396,13 @@ fn a_damaged_record_in_the_middle_of_the_journal_is_reported_by_name() {
             panic!("synced records behind the damage were dropped; it said: {said:?}");
         }
     }
+    // With its byte back everything is there: nothing was lost by the attempt.
+    file.write_all_at(&bytes[middle..=middle], middle as u64).unwrap();
+    let volume = open(&damaged).unwrap();
+    for n in 0..20 {
+        find(&volume, &format!("dir{n}"));
+    }
+    volume.close().unwrap();
 }
 
 #[test]
@@ -554,9 +565,9 @@ fn a_flipped_bit_is_eio_through_the_mount_and_the_log_names_key_page_and_place()
     bad.read_exact_at(&mut page, 2 * PAGE as u64).expect("the page behind it is whole");
     assert!(fs::read(mounted.at("good")).unwrap() == Fill::Noise(1).bytes(PAGE as u32));
     let log = mounted.log();
-    let segment = frame.segment.file_name().unwrap().to_string_lossy();
-    for part in ["bad", "page 1", &*segment] {
+    for part in ["bad", "page 1"] {
         assert!(log.contains(part), "{part} is not in the log: {log}");
     }
+    assert!(frame.is_named(&log), "{} is not in the log: {log}", frame.segment.display());
     drop(bad);
 }

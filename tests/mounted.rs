@@ -673,8 +673,10 @@ fn what_was_acknowledged_is_there_after_kill_9_and_the_dead_mount_is_replaced() 
     synced.sync_all().unwrap();
     drop(synced);
     mounted.kill();
-    let error = fs::metadata(mounted.point()).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN), "the mount is dead");
+    // What was under way when the daemon died gets another errno first.
+    wait_until("the mount is dead", Duration::from_secs(10), || {
+        fs::metadata(mounted.point()).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    });
     mounted.mount();
     for n in 0..200 {
         let (there, moved) =
@@ -726,7 +728,10 @@ fn status_tells_sizes_ratio_and_cache_use() {
     assert_eq!(number("content_bytes"), 3_000_000);
     assert!((1..750_000).contains(&number("stored_bytes")), "{status}");
     assert!(number("disk_bytes") >= number("stored_bytes"));
-    assert_eq!(number("cache_limit"), 64 << 20);
+    assert!(
+        (8 << 20..=64 << 20).contains(&number("cache_limit")),
+        "pages get a good part of 64 MiB: {status}"
+    );
     assert!(number("cache_used") <= number("cache_limit"));
     assert!(number("batches") > 0 && number("flushes") > 0);
     let plain = larder([Path::new("status"), &mounted.point()]);

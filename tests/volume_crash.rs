@@ -27,7 +27,6 @@ fn crash(ops: &[Op], disk: &FaultyDisk, killed: bool) -> Check {
     let mut fs = Fs::new();
     let mut history = History::new(&fs);
     let mut now = START;
-    // A new store is durable once it is open.
     for op in ops {
         now += SECOND;
         let step = system::step(&mut fs, &mut store, op, now)?;
@@ -64,12 +63,12 @@ fn check_crash(count: u32, killed: bool) {
 
 #[test]
 fn after_power_loss_the_tree_is_that_of_one_moment_since_the_last_sync() {
-    check_crash(96, false);
+    check_crash(48, false);
 }
 
 #[test]
 fn after_kill_9_every_acknowledged_change_of_the_tree_is_there() {
-    check_crash(64, true);
+    check_crash(32, true);
 }
 
 fn store(disk: &FaultyDisk) -> Store {
@@ -97,7 +96,7 @@ fn held(disk: Disk, name: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn fsynced_content_survives_power_loss() {
-    for seed in 0..20 {
+    for seed in 0..8 {
         let disk = FaultyDisk::new(seed);
         let store = store(&disk);
         let small = file(store.volume(), "small", b"a durable note");
@@ -116,8 +115,39 @@ fn fsynced_content_survives_power_loss() {
 }
 
 #[test]
+fn what_is_written_while_its_page_is_being_flushed_is_covered_by_the_next_fsync() {
+    let disk = FaultyDisk::new(5);
+    let store = store(&disk);
+    let volume = store.volume();
+    let names: Vec<String> = (0..40).map(|n| format!("file{n}")).collect();
+    // Full pages are taken by write-back at once, and with this codec it has them for some milliseconds: long
+    // enough to be met by a write that comes a little later, each time a little more. That write is
+    // more than an fsync journals, so it has to go to a frame too.
+    let (first, second) = (Fill::Text(1).bytes(3 << 17), Fill::Noise(2).bytes(60_000));
+    for (n, name) in names.iter().enumerate() {
+        let ino = file(volume, name, b"");
+        volume.run(|v| v.setxattr(&NOBODY_SPECIAL, ino, b"user.larder.codec", b"zstd:19", 0)).unwrap();
+        volume.run(|v| v.write(ino, 0, &first, false)).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(100 * n as u64));
+        volume.run(|v| v.write(ino, 100, &second, false)).unwrap();
+        volume.fsync(ino, false).unwrap();
+    }
+    let expected = [&first[..100], &second, &first[60_100..]].concat();
+    let after = store.crashed(true).open(LEAST_CACHE, &store.clock).unwrap();
+    let wrong: Vec<&String> = names
+        .iter()
+        .filter(|name| {
+            let entry = after.run(|v| v.lookup(ROOT, name.as_bytes())).unwrap();
+            read(&after, entry.attr.ino, 0, 1 << 20).unwrap() != expected
+        })
+        .collect();
+    assert!(wrong.is_empty(), "fsynced and not there: {wrong:?}");
+    after.close().unwrap();
+}
+
+#[test]
 fn sync_and_close_make_everything_durable() {
-    for seed in 0..10 {
+    for seed in 0..4 {
         for close in [false, true] {
             let disk = FaultyDisk::new(seed);
             let store = store(&disk);
@@ -137,7 +167,7 @@ fn sync_and_close_make_everything_durable() {
 
 #[test]
 fn rename_over_existing_is_atomic_after_power_loss() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let disk = FaultyDisk::new(seed);
         let store = store(&disk);
         let volume = store.volume();

@@ -303,7 +303,10 @@ impl Fs {
                 Ok(Reply::Done)
             }
             Call::Write { of, offset, data } => {
-                if !data.is_empty() {
+                if data.is_empty() {
+                    // The kernel does not pass it on.
+                    (self.node_mut(*of).mtime, self.node_mut(*of).ctime) = (None, None);
+                } else {
                     self.overwrite(*of, *offset, data, now);
                 }
                 Ok(Reply::Done)
@@ -511,11 +514,12 @@ impl Fs {
         use libc::{
             FALLOC_FL_KEEP_SIZE as KEEP, FALLOC_FL_PUNCH_HOLE as PUNCH, FALLOC_FL_ZERO_RANGE as ZERO,
         };
-        if len == 0 {
-            return Err(EINVAL);
-        }
-        if mode & !(KEEP | PUNCH | ZERO) != 0 || mode & PUNCH != 0 && mode != PUNCH | KEEP {
-            return Err(EOPNOTSUPP);
+        let unsupported = mode & !(KEEP | PUNCH | ZERO) != 0 || mode & PUNCH != 0 && mode != PUNCH | KEEP;
+        match (len, unsupported) {
+            (0, false) => return Err(EINVAL),
+            (0, true) => return Err(&[libc::EINVAL, libc::EOPNOTSUPP]),
+            (_, true) => return Err(EOPNOTSUPP),
+            (_, false) => {}
         }
         let node = self.node_mut(of);
         (node.mtime, node.ctime, node.took_room) = (None, None, true);
