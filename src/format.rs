@@ -477,3 +477,6 @@ mod bytes {
         from.deserialize_byte_buf(Visit)
     }
 }
+
+#[cfg(test)]
+mod tests;
