@@ -1,8 +1,10 @@
-//! Readahead: who reads a file from front to back finds the next pages in memory.
+//! Readahead: who reads a file from front to back finds the next pages in memory, and who reads a
+//! directory's small files in the order in which they are listed finds the next files.
 //!
-//! The kernel reads ahead into its own cache; this keeps it supplied, so that reading from the disk
-//! and decompressing go on while the last answer is copied. One thread, a short queue: when it is full,
-//! the reader is not slower for it than without.
+//! The kernel reads ahead within a file, into its own cache; this keeps it supplied, so that reading from
+//! the disk and decompressing go on while the last answer is copied. It does not read ahead from file to
+//! file: there each file would cost a way to a worker and back, which over processors is most of a cold
+//! read. One thread, a short queue: when it is full, the reader is not slower for it than without.
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -16,8 +18,17 @@ const AHEAD: u64 = 1 << 20;
 /// Readers that are served at once.
 const QUEUE: usize = 16;
 
-/// Pages of a file to be read: the first, and how many.
-type Job = (Ino, PageNo, u32);
+/// Small files that are read ahead of who reads a directory.
+const FILES: usize = 32;
+
+/// Pages to be read.
+#[derive(Debug)]
+enum Job {
+    /// So many of a file, from this one on.
+    Pages(Ino, PageNo, u32),
+    /// The first of each of these files.
+    Files(Vec<Ino>),
+}
 
 /// The queue of pages to be read ahead.
 #[derive(Debug)]
@@ -42,7 +53,14 @@ impl Volume {
             let Ok(inode) = tree.file(ino) else { return };
             let sequential = inode.next_read == offset && offset > 0;
             inode.next_read = end;
-            (sequential, inode.rec.page_shift, inode.rec.size)
+            let (shift, size) = (inode.rec.page_shift, inode.rec.size);
+            if size <= 1 << shift {
+                let next = tree.listed_behind(ino, FILES);
+                drop(tree);
+                self.read_files_ahead(next);
+                return;
+            }
+            (sequential, shift, size)
         };
         if !sequential || end >= size {
             return;
@@ -51,15 +69,28 @@ impl Volume {
         let last = (end + AHEAD).min(size).div_ceil(1 << shift) as u32;
         if last > first.0 && !self.cache.contains(PageId { ino, no: PageNo(last - 1) }) {
             // A full queue means that the readers in it are not yet served: this one reads for itself.
-            let _ = self.readahead.jobs.try_send((ino, first, last - first.0));
+            let _ = self.readahead.jobs.try_send(Job::Pages(ino, first, last - first.0));
+        }
+    }
+
+    fn read_files_ahead(&self, mut files: Vec<Ino>) {
+        files.retain(|ino| !self.cache.contains(PageId { ino: *ino, no: PageNo(0) }));
+        if !files.is_empty() {
+            let _ = self.readahead.jobs.try_send(Job::Files(files));
         }
     }
 
     /// The life of the readahead thread.
     pub(super) fn read_ahead(&self) {
         while !self.stopping() {
-            let Ok((ino, first, count)) = self.readahead.queue.recv_timeout(super::IDLE) else { continue };
-            for no in (first.0..first.0 + count).map(PageNo) {
+            let Ok(job) = self.readahead.queue.recv_timeout(super::IDLE) else { continue };
+            let pages: Vec<PageId> = match job {
+                Job::Pages(ino, first, count) => {
+                    (first.0..first.0 + count).map(|no| PageId { ino, no: PageNo(no) }).collect()
+                }
+                Job::Files(files) => files.into_iter().map(|ino| PageId { ino, no: PageNo(0) }).collect(),
+            };
+            for PageId { ino, no } in pages {
                 if self.cache.contains(PageId { ino, no }) {
                     continue;
                 }

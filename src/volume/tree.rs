@@ -13,7 +13,7 @@ use super::types::{Need, Pause, Step};
 use crate::clock::{Clock, Time};
 use crate::error::Error;
 use crate::format::{
-    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, NAME_MAX, PageNo, PageRecord,
+    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, PageNo, PageRecord,
     SegmentId,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Inode {
     pub extents: Option<Box<Extents>>,
     /// Changes with each change of what the page records say.
     pub version: u64,
-    /// Where a sequential reader would go on.
+    /// Where a sequential reader would go on; of a directory, the cookie of the file that was read last.
     pub next_read: u64,
     weight: usize,
 }
@@ -138,6 +138,11 @@ impl Entries {
         Entries { complete: true, ..Entries::default() }
     }
 
+    fn weigh(&self) -> usize {
+        let window = self.window.as_ref().map_or(0, |window| window.entries.len() * (ENTRY_WEIGHT + 32));
+        self.weight + window + self.hashes.len() * 2 * size_of::<u64>()
+    }
+
     fn bucket(&self, hash: u64) -> impl Iterator<Item = &Dentry> {
         self.by_cookie.range(cookie(hash, 0)..cookie(hash + 1, 0)).map(|(_, entry)| entry)
     }
@@ -168,9 +173,9 @@ impl Inode {
     fn weigh(&self) -> usize {
         let xattrs =
             self.xattrs.iter().flatten().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
-        let extents = self.extents.as_ref().map_or(0, |e| e.records.len() * 24);
+        let extents = self.extents.as_ref().map_or(0, |e| e.records.len() * size_of::<(PageNo, PageRecord)>());
         let target = self.rec.target.as_ref().map_or(0, |t| t.len());
-        INODE_WEIGHT + xattrs + extents + target + self.entries.as_ref().map_or(0, |entries| entries.weight)
+        INODE_WEIGHT + xattrs + extents + target + self.entries.as_ref().map_or(0, |entries| entries.weigh())
     }
 
     pub fn is_dir(&self) -> bool {
@@ -466,7 +471,34 @@ impl Tree {
             && inode.version == version
         {
             inode.entries.get_or_insert_default().window = Some(window);
+            self.reweigh(dir);
         }
+    }
+
+    /// When the files of a directory are being read in the order in which they are listed, and this one
+    /// was reached: the next ones that have content and fit one page, of up to `most` entries.
+    pub fn listed_behind(&mut self, ino: Ino, most: usize) -> Vec<Ino> {
+        let Some(Links::One { parent, name }) = self.peek(ino).map(|inode| &inode.rec.links) else {
+            return Vec::new();
+        };
+        let (parent, hash) = (*parent, hash_of(name));
+        let Some(dir) = self.inodes.peek_mut(&parent) else { return Vec::new() };
+        let last = std::mem::replace(&mut dir.next_read, cookie(hash, 0));
+        let Some(entries) = dir.entries.as_ref().filter(|entries| entries.complete) else {
+            return Vec::new();
+        };
+        // In order: the last one read lies a few entries before, or up to all that were read ahead.
+        let in_order = last > 0
+            && last < cookie(hash, 0)
+            && entries.by_cookie.range(last + 1..cookie(hash, 0)).nth(most + 8).is_none();
+        if !in_order {
+            return Vec::new();
+        }
+        let next: Vec<Ino> =
+            entries.by_cookie.range(cookie(hash + 1, 0)..).take(most).map(|(_, entry)| entry.ino).collect();
+        let small =
+            |rec: &InodeRecord| rec.kind() == Kind::File && rec.pages == 1 && rec.size <= rec.page_size();
+        next.into_iter().filter(|ino| self.peek(*ino).is_some_and(|inode| small(&inode.rec))).collect()
     }
 
     /// Up to `most` entries behind a cookie, and whether the directory ends with them.
