@@ -173,7 +173,8 @@ impl Inode {
     fn weigh(&self) -> usize {
         let xattrs =
             self.xattrs.iter().flatten().map(|(name, value)| 64 + name.len() + value.len()).sum::<usize>();
-        let extents = self.extents.as_ref().map_or(0, |e| e.records.len() * size_of::<(PageNo, PageRecord)>());
+        let extents =
+            self.extents.as_ref().map_or(0, |e| e.records.len() * size_of::<(PageNo, PageRecord)>());
         let target = self.rec.target.as_ref().map_or(0, |t| t.len());
         INODE_WEIGHT + xattrs + extents + target + self.entries.as_ref().map_or(0, |entries| entries.weigh())
     }
