@@ -206,9 +206,6 @@ fn fill<R: Listing>(volume: &Volume, dir: Ino, place: &mut u64, reply: &mut R) -
         if !reply.put(&entry) {
             return false;
         }
-        if let Some(known) = &entry.entry {
-            volume.retain(known.attr.ino);
-        }
         *place = entry.cookie;
         true
     })

@@ -2,7 +2,7 @@
 
 use super::acl;
 use super::draft::Draft;
-use super::tree::{Inode, Tree};
+use super::tree::Tree;
 use super::types::*;
 use super::{Volume, check_name};
 use crate::clock::Time;
@@ -12,9 +12,6 @@ use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, ROOT, encode, keys};
 /// The cookies of `.` and `..`; those of entries are larger, as a hash is never 0.
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOTDOT: u64 = 2;
-
-/// Entries taken under the lock at a time.
-const LIST_BATCH: usize = 256;
 
 /// The most links an inode may have.
 const LINK_MAX: u32 = 1 << 31;
@@ -48,15 +45,11 @@ impl Volume {
         }
     }
 
-    /// Takes a reference to an inode that was handed out by [`Volume::readdir`].
-    pub fn retain(&self, ino: Ino) {
-        self.tree.lock().refs.take(ino);
-    }
-
     /// Calls `visit` with the entries behind the cookie `after` (0: from the start) until it returns
     /// false; an entry for which it returned false is not consumed. `.` and `..` come first.
-    /// With `attributes` each entry but these two carries its attributes; call
-    /// [`Volume::retain`] for each of those that was handed out.
+    /// With `attributes` each entry but these two carries its attributes, and each of those that were
+    /// consumed a reference, which [`Volume::forget`] gives back.
+    /// `visit` runs under the tree's lock: it must not ask the volume for anything.
     pub fn readdir(
         &self,
         dir: Ino,
@@ -64,15 +57,14 @@ impl Volume {
         attributes: bool,
         visit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Step<()> {
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
         let mut visited = false;
         if after < COOKIE_DOTDOT {
-            let parent = {
-                let mut tree = self.tree.lock();
-                match tree.directory(dir) {
-                    Ok(_) => parent_of(&mut tree, dir)?,
-                    Err(Pause::Fail(Error::NotFound)) => return Ok(()),
-                    Err(pause) => return Err(pause),
-                }
+            let parent = match tree.directory(dir) {
+                Ok(_) => parent_of(&mut tree, dir)?,
+                Err(Pause::Fail(Error::NotFound)) => return Ok(()),
+                Err(pause) => return Err(pause),
             };
             for (cookie, name, ino) in [(COOKIE_DOT, &b"."[..], dir), (COOKIE_DOTDOT, b"..", parent)] {
                 let entry = DirEntry { ino, name, kind: Kind::Directory, cookie, entry: None };
@@ -83,72 +75,60 @@ impl Volume {
             after = COOKIE_DOTDOT;
             visited = true;
         }
+        tree.get(dir)?;
+        let mut consumed = Vec::new();
+        let stop = self.visit_entries(&tree, dir, after, now, attributes, &mut |entry| {
+            let ino = entry.ino;
+            let more = visit(entry);
+            if more {
+                consumed.push(ino);
+            }
+            more
+        });
+        visited |= !consumed.is_empty();
+        if attributes {
+            consumed.into_iter().for_each(|ino| tree.refs.take(ino));
+        }
+        match stop {
+            // What was visited cannot be taken back: the caller comes again for the rest.
+            Err(Pause::Wait(_)) if visited => Ok(()),
+            stop => stop,
+        }
+    }
+
+    /// Calls `visit` with the entries behind a cookie that have not expired, until it returns false. `Wait`
+    /// where something is missing in memory.
+    fn visit_entries(
+        &self,
+        tree: &Tree,
+        dir: Ino,
+        mut after: u64,
+        now: Time,
+        attributes: bool,
+        visit: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Step<()> {
         loop {
-            let (found, seen, end) = match self.list(dir, after, attributes) {
-                // What was visited cannot be taken back: the caller comes again for the rest.
-                Err(Pause::Wait(_)) if visited => return Ok(()),
-                found => found?,
-            };
-            for (cookie, dentry, entry) in &found {
-                after = *cookie;
-                let entry = DirEntry {
-                    ino: dentry.ino,
-                    name: &dentry.name,
-                    kind: dentry.kind,
-                    cookie: *cookie,
-                    entry: *entry,
+            let (found, end) = tree.list(dir, after)?;
+            for (cookie, dentry) in found {
+                let inode = tree.peek(dentry.ino);
+                after = cookie;
+                if inode.is_some_and(|inode| inode.rec.expires.is_some_and(|at| at <= now)) {
+                    continue;
+                }
+                let entry = match inode {
+                    _ if !attributes => None,
+                    Some(inode) => Some(self.entry_of(dentry.ino, inode, now)),
+                    None => return Err(Pause::Wait(Need::Inode(dentry.ino))),
                 };
-                if !visit(entry) {
+                let Dentry { ino, name, kind, .. } = dentry;
+                if !visit(DirEntry { ino: *ino, name, kind: *kind, cookie, entry }) {
                     return Ok(());
                 }
-                visited = true;
             }
-            // Beyond those that have expired, too.
-            after = after.max(seen);
             if end {
                 return Ok(());
             }
         }
-    }
-
-    /// The next entries behind a cookie, without those that have expired, and how far was looked.
-    #[expect(clippy::type_complexity, reason = "used once")]
-    fn list(
-        &self,
-        dir: Ino,
-        after: u64,
-        attributes: bool,
-    ) -> Step<(Vec<(u64, Dentry, Option<Entry>)>, u64, bool)> {
-        let mut tree = self.tree.lock();
-        let now = tree.now(&self.clock);
-        let (found, mut end) = tree.list(dir, after, LIST_BATCH)?;
-        let mut listed = Vec::with_capacity(found.len());
-        let mut seen = after;
-        for (cookie, dentry) in found {
-            if !attributes {
-                let expired = |inode: &Inode| inode.rec.expires.is_some_and(|at| at <= now);
-                if !tree.peek(dentry.ino).is_some_and(expired) {
-                    listed.push((cookie, dentry, None));
-                }
-                seen = cookie;
-                continue;
-            }
-            match tree.get(dentry.ino) {
-                Ok(inode) if inode.rec.expires.is_some_and(|at| at <= now) => {}
-                Ok(inode) => {
-                    let entry = self.entry_of(dentry.ino, inode, now);
-                    listed.push((cookie, dentry, Some(entry)));
-                }
-                // Evicted again: hand out what there is, and load from here on at the next call.
-                Err(Pause::Wait(_)) if !listed.is_empty() => {
-                    end = false;
-                    break;
-                }
-                Err(pause) => return Err(pause),
-            }
-            seen = cookie;
-        }
-        Ok((listed, seen, end))
     }
 
     /// Makes a file of any kind but directory and symlink (`mode` has the type bits) and takes a

@@ -502,30 +502,26 @@ impl Tree {
         next.into_iter().filter(|ino| self.peek(*ino).is_some_and(|inode| small(&inode.rec))).collect()
     }
 
-    /// Up to `most` entries behind a cookie, and whether the directory ends with them.
-    pub fn list(&mut self, dir: Ino, after: u64, most: usize) -> Step<(Vec<(u64, Dentry)>, bool)> {
-        let inode = self.get(dir)?;
+    /// The entries in memory behind a cookie, in order, and whether the directory ends with them.
+    #[expect(clippy::type_complexity, reason = "used once")]
+    pub fn list(&self, dir: Ino, after: u64) -> Step<(Box<dyn Iterator<Item = (u64, &Dentry)> + '_>, bool)> {
+        let inode = self.peek(dir).ok_or(Pause::Wait(Need::Inode(dir)))?;
         if !inode.is_dir() {
             return Err(Error::NotADirectory.into());
         }
         if inode.rec.size == 0 {
-            return Ok((Vec::new(), true));
+            return Ok((Box::new(std::iter::empty()), true));
         }
         if let Some(entries) = &inode.entries {
             if entries.complete {
-                let mut rest =
-                    entries.by_cookie.range(after + 1..).map(|(cookie, entry)| (*cookie, entry.clone()));
-                let found: Vec<_> = rest.by_ref().take(most).collect();
-                return Ok((found, rest.next().is_none()));
+                let rest = entries.by_cookie.range(after + 1..).map(|(cookie, entry)| (*cookie, entry));
+                return Ok((Box::new(rest), true));
             }
-            if let Some(window) = &entries.window
-                && window.after <= after
-            {
-                let mut rest = window.entries.iter().filter(|(cookie, _)| *cookie > after);
-                let found: Vec<_> = rest.by_ref().take(most).cloned().collect();
-                let more = rest.next().is_some();
-                if !found.is_empty() || window.end {
-                    return Ok((found, window.end && !more));
+            if let Some(window) = entries.window.as_ref().filter(|window| window.after <= after) {
+                let from = window.entries.partition_point(|(cookie, _)| *cookie <= after);
+                let rest = window.entries.get(from..).unwrap_or_default();
+                if !rest.is_empty() || window.end {
+                    return Ok((Box::new(rest.iter().map(|(cookie, entry)| (*cookie, entry))), window.end));
                 }
             }
         }
