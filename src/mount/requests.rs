@@ -416,7 +416,8 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.answer(Request::FAllocate, [], reply, send_done, move |volume, []| {
+        self.counters.count(Request::FAllocate);
+        self.wait(Request::FAllocate, reply, send_done, move |volume| {
             volume.fallocate(ino(of), offset, len, mode)
         });
     }

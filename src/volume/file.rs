@@ -3,7 +3,8 @@
 use super::Volume;
 use super::attr::{check_size, without_suid};
 use super::draft::{Draft, Recorded};
-use super::tree::{Extents, Tree};
+use super::load::{EXTENTS, last_batch};
+use super::tree::Tree;
 use super::types::*;
 use crate::cache::{self, Access, Base, Content, PageId};
 use crate::clock::Time;
@@ -182,17 +183,23 @@ impl Volume {
         Ok(())
     }
 
-    /// The records of a file's pages from `from` on, when they are in memory.
-    fn extents<'a>(&self, tree: &'a mut Tree, ino: Ino, from: PageNo) -> Step<Option<&'a Extents>> {
+    /// The records of a file's pages from `from` up to `to` (and maybe more), when they are in memory.
+    fn extents(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        from: PageNo,
+        to: PageNo,
+    ) -> Step<Vec<(PageNo, PageRecord)>> {
         let inode = tree.file(ino)?;
         if inode.rec.pages == 0 {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         match &inode.extents {
-            Some(extents) if extents.version == inode.version && extents.serves(from) => {
-                Ok(inode.extents.as_deref())
+            Some(known) if known.version == inode.version && known.from <= from && to <= known.to => {
+                Ok(known.records.clone())
             }
-            _ => Err(Pause::Wait(Need::Extents(ino, from))),
+            _ => Err(Pause::Wait(Need::Extents(ino, from, to))),
         }
     }
 
@@ -241,13 +248,16 @@ impl Volume {
             return Ok(());
         }
         let from = page_from(rec.page_shift, size);
-        let (found, cut) = match self.extents(tree, ino, from)? {
-            Some(extents) => (extents.records.clone(), extents.cut),
-            None => (Vec::new(), false),
-        };
-        if cut {
-            // Too many pages for one batch: cut the last ones off first.
-            return self.resize_in_steps(tree, ino, from, &found, now);
+        let end = page_from(rec.page_shift, rec.size);
+        let batch = last_batch(&rec, from, end);
+        let found = self.extents(tree, ino, batch, end)?;
+        if batch > from {
+            self.cut_off(tree, ino, batch, &found, now)?;
+            return Err(Pause::Wait(Need::Extents(
+                ino,
+                last_batch(&tree.file(ino)?.rec, from, batch),
+                batch,
+            )));
         }
         let within = (size % rec.page_size()) as usize;
         if within > 0 {
@@ -269,29 +279,26 @@ impl Volume {
         Ok(())
     }
 
-    /// Cuts off the pages that were found, and asks for the next ones. After a crash in between the
-    /// file is found partly cut; only files of more than [`super::load::EXTENTS`] pages are cut so.
-    fn resize_in_steps(
+    /// Cuts off whole pages from `from` on: too many for one batch are cut off so, from the back. After a
+    /// crash in between the file is found partly cut; only files of more than [`EXTENTS`] pages are.
+    fn cut_off(
         &self,
         tree: &mut Tree,
         ino: Ino,
-        target: PageNo,
+        from: PageNo,
         found: &[(PageNo, PageRecord)],
         now: Time,
     ) -> Step<()> {
         let mut rec = tree.file(ino)?.rec.clone();
-        if let Some((first, _)) = found.first() {
-            let from = target.max(*first);
-            let mut draft = Draft::default();
-            self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
-            rec.size = u64::from(from.0) << rec.page_shift;
-            (rec.mtime, rec.ctime) = (now, now);
-            tree.touch_version(ino);
-            let size = rec.size;
-            draft.inode_sized(ino, rec, Recorded::Size(size));
-            self.commit(tree, draft)?;
-        }
-        Err(Pause::Wait(Need::Extents(ino, target)))
+        let mut draft = Draft::default();
+        self.remove_pages(&mut draft, ino, &mut rec, found, from, PageNo(u32::MAX));
+        rec.size = u64::from(from.0) << rec.page_shift;
+        (rec.mtime, rec.ctime) = (now, now);
+        tree.touch_version(ino);
+        let size = rec.size;
+        draft.inode_sized(ino, rec, Recorded::Size(size));
+        self.commit(tree, draft)?;
+        Ok(())
     }
 
     /// Puts what a file's pages have unjournalled into a draft as patches. Patches count as
@@ -321,29 +328,39 @@ impl Volume {
     }
 
     /// As fallocate(2): allocate (room is checked, holes stay holes), `KEEP_SIZE`, `PUNCH_HOLE`,
-    /// `ZERO_RANGE`. Other modes are `NotSupported`.
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Step<()> {
-        self.ready()?;
+    /// `ZERO_RANGE`. Other modes are `NotSupported`. Waits.
+    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: i32) -> Result<()> {
         let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let clear = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => false,
             libc::FALLOC_FL_PUNCH_HOLE if keep => true,
             libc::FALLOC_FL_ZERO_RANGE => true,
-            _ => return Err(Error::NotSupported.into()),
+            _ => return Err(Error::NotSupported),
         };
         if len == 0 {
-            return Err(Error::Invalid("fallocate of no bytes".into()).into());
+            return Err(Error::Invalid("fallocate of no bytes".into()));
         }
+        let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
+        if clear {
+            // By as many pages as fit a batch.
+            let mut at = offset;
+            while at < end {
+                at = self.run(|volume| volume.clear_range(ino, at, end))?;
+            }
+        }
+        self.run(|volume| volume.reserve_range(ino, len, end, keep, clear))
+    }
+
+    /// What is left of fallocate(2) once a range is clear: room, size and times.
+    fn reserve_range(&self, ino: Ino, len: u64, end: u64, keep: bool, clear: bool) -> Step<()> {
+        self.ready()?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let inode = tree.file(ino)?;
-        let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
         check_size(end, inode.rec.page_shift)?;
         let size = if keep { inode.rec.size } else { inode.rec.size.max(end) };
         if !clear {
             self.check_disk(&tree, len)?;
-        } else {
-            self.clear_range(&mut tree, ino, offset, end, now)?;
         }
         let inode = tree.file(ino)?;
         let mut rec = inode.rec.clone();
@@ -359,14 +376,25 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes a range zeros: whole pages become holes, the edges are written.
-    fn clear_range(&self, tree: &mut Tree, ino: Ino, offset: u64, end: u64, now: Time) -> Step<()> {
+    /// Makes a range zeros, or a part at its start: whole pages become holes, the edges are written.
+    /// Returns how far it has come.
+    fn clear_range(&self, ino: Ino, offset: u64, upto: u64) -> Step<u64> {
+        self.ready()?;
+        let mut guard = self.tree.lock();
+        let tree = &mut *guard;
+        let now = tree.now(&self.clock);
         let rec = tree.file(ino)?.rec.clone();
-        let end = end.min(rec.size);
-        if offset >= end {
-            return Ok(());
-        }
         let shift = rec.page_shift;
+        check_size(upto, shift)?;
+        let batch = if rec.pages as usize > EXTENTS {
+            (u64::from(page_from(shift, offset).0) + EXTENTS as u64) << shift
+        } else {
+            upto
+        };
+        let end = upto.min(batch).min(rec.size);
+        if offset >= end {
+            return Ok(upto);
+        }
         let first = page_from(shift, offset);
         // The last page counts as whole when nothing of the file lies behind.
         let behind = if end == rec.size { page_from(shift, end) } else { PageNo((end >> shift) as u32) };
@@ -379,11 +407,7 @@ impl Volume {
             self.write_locked(tree, ino, at, zeros, now)?;
         }
         if first < behind {
-            let found = match self.extents(tree, ino, first)? {
-                Some(extents) if extents.cut => return Err(Error::NotSupported.into()),
-                Some(extents) => extents.records.clone(),
-                None => Vec::new(),
-            };
+            let found = self.extents(tree, ino, first, behind)?;
             let mut rec = tree.file(ino)?.rec.clone();
             let mut draft = Draft::default();
             self.remove_pages(&mut draft, ino, &mut rec, &found, first, behind);
@@ -391,7 +415,7 @@ impl Volume {
             draft.inode(ino, rec);
             self.commit(tree, draft)?;
         }
-        Ok(())
+        Ok(end)
     }
 
     /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`, by whole pages. Waits.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Volume;
 use super::draft::Draft;
+use super::load::last_batch;
 use super::names::drop_name;
 use super::types::*;
 use crate::clock::Time;
@@ -272,8 +273,9 @@ impl Volume {
                 self.empty_directory(ino)?;
                 continue;
             }
-            let (extents, cut) =
-                if rec.pages > 0 { self.read_extents(ino, PageNo(0))? } else { (Vec::new(), false) };
+            let end = PageNo(rec.size.div_ceil(rec.page_size()) as u32);
+            let from = last_batch(&rec, PageNo(0), end);
+            let extents = if rec.pages > 0 { self.read_extents(ino, from, end)? } else { Vec::new() };
             let mut attributes = Vec::new();
             if rec.xattrs > 0 {
                 self.engine.scan(keys::under(&keys::of_inode(b'X', ino)), &mut |key, _| {
@@ -293,9 +295,8 @@ impl Volume {
                 }
                 let mut rec = inode.rec.clone();
                 let mut draft = Draft::default();
-                let from = extents.first().filter(|_| cut).map_or(PageNo(0), |(no, _)| *no);
                 volume.remove_pages(&mut draft, ino, &mut rec, &extents, from, PageNo(u32::MAX));
-                if cut {
+                if from > PageNo(0) {
                     rec.size = u64::from(from.0) << rec.page_shift;
                     draft.inode_sized(ino, rec.clone(), super::draft::Recorded::Size(rec.size));
                 } else {
@@ -304,7 +305,7 @@ impl Volume {
                 }
                 volume.commit(&mut tree, draft)?;
                 tree.touch_version(ino);
-                Ok(!cut)
+                Ok(from == PageNo(0))
             })?;
             if done {
                 return Ok(());

@@ -6,9 +6,9 @@ use super::tree::{Extents, Window, cookie, cookie_hash, hash_of};
 use super::types::Need;
 use crate::cache::Access;
 use crate::error::{Error, Result};
-use crate::format::{Bucket, Dentry, Ino, InodeRecord, PageNo, decode, keys};
+use crate::format::{Bucket, Dentry, Ino, InodeRecord, PageNo, PageRecord, decode, keys};
 
-/// Page records read at a time: those of a file of 8 GiB with pages of 128 KiB.
+/// Page records that one batch may change: those of a file of 8 GiB with pages of 128 KiB.
 pub(super) const EXTENTS: usize = if cfg!(test) { 4 } else { 65_536 };
 
 /// Entries of a large directory read at a time.
@@ -22,7 +22,7 @@ impl Volume {
             Need::Entry(dir, name) => self.load_entry(dir, &name),
             Need::Entries(dir, after) => self.load_entries(dir, after),
             Need::Attributes(ino) => self.load_attributes(ino),
-            Need::Extents(ino, from) => self.load_extents(ino, from),
+            Need::Extents(ino, from, to) => self.load_extents(ino, from, to),
             Need::Page(ino, no) => self.load_page(ino, no, Access::Random).map(drop),
             Need::Memory(bytes) => {
                 self.cache.wait_for_room(bytes);
@@ -214,48 +214,40 @@ impl Volume {
         Ok(())
     }
 
-    fn load_extents(&self, ino: Ino, from: PageNo) -> Result<()> {
+    fn load_extents(&self, ino: Ino, from: PageNo, to: PageNo) -> Result<()> {
         let Some(version) = self.tree.lock().peek(ino).map(|inode| inode.version) else { return Ok(()) };
-        let (records, cut) = self.read_extents(ino, from)?;
+        let records = self.read_extents(ino, from, to)?;
         let mut tree = self.tree.lock();
         if let Ok(inode) = tree.get(ino) {
-            inode.extents = Some(Box::new(Extents { version, from, records, cut }));
+            inode.extents = Some(Box::new(Extents { version, from, to, records }));
             tree.reweigh(ino);
         }
         Ok(())
     }
 
-    /// The records of a file's pages from `from` on; of too many, the last ones.
+    /// The records of a file's pages from `from` up to `to` (exclusive).
     pub(super) fn read_extents(
         &self,
         ino: Ino,
         from: PageNo,
-    ) -> Result<(Vec<(PageNo, crate::format::PageRecord)>, bool)> {
-        let mut found = std::collections::VecDeque::new();
-        let mut cut = false;
+        to: PageNo,
+    ) -> Result<Vec<(PageNo, PageRecord)>> {
+        let mut found = Vec::new();
         let mut damage = None;
-        let range = keys::page(ino, from)..keys::under(&keys::of_inode(keys::PAGE, ino)).end;
-        self.engine.scan(
-            range,
-            &mut |key, value| match (keys::page_of(key), decode(value, "page record")) {
-                (Some((_, no)), Ok(record)) => {
-                    if found.len() == EXTENTS {
-                        found.pop_front();
-                        cut = true;
-                    }
-                    found.push_back((no, record));
-                    true
-                }
-                (_, Err(error)) => {
-                    damage = Some(error);
-                    false
-                }
-                (None, _) => true,
-            },
-        )?;
-        match damage {
-            Some(error) => Err(error),
-            None => Ok((found.into(), cut)),
-        }
+        self.engine.scan(keys::page(ino, from)..keys::page(ino, to), &mut |key, value| {
+            match (keys::page_of(key), decode(value, "page record")) {
+                (Some((_, no)), Ok(record)) => found.push((no, record)),
+                (_, Err(error)) => damage = Some(error),
+                (None, _) => {}
+            }
+            damage.is_none()
+        })?;
+        damage.map_or(Ok(found), Err)
     }
+}
+
+/// Where a batch that changes all of a file's pages from `from` up to `to` may begin, working from the back:
+/// at most [`EXTENTS`] of them lie from there on.
+pub(super) fn last_batch(rec: &InodeRecord, from: PageNo, to: PageNo) -> PageNo {
+    if rec.pages as usize <= EXTENTS { from } else { from.max(PageNo(to.0.saturating_sub(EXTENTS as u32))) }
 }

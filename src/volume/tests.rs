@@ -76,6 +76,31 @@ fn truncating_a_file_of_more_pages_than_fit_one_batch_keeps_all_before_the_new_e
 }
 
 #[test]
+fn a_hole_of_more_pages_than_fit_one_batch_leaves_all_around_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "long");
+    let pages = 5 * load::EXTENTS as u64;
+    for no in 0..pages {
+        write(&volume, ino, no * PAGE, &noise(no + 1, PAGE as usize));
+    }
+    volume.fsync(ino, false).unwrap();
+    let (from, to) = (PAGE + 5, (pages - 1) * PAGE + 7);
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    volume.fallocate(ino, from, to - from, punch).unwrap();
+    let found = read(&volume, ino, 0, (pages * PAGE) as u32);
+    assert_eq!(found.len() as u64, pages * PAGE);
+    let (head, rest) = found.split_at(from as usize);
+    let (hole, tail) = rest.split_at((to - from) as usize);
+    assert_eq!(head[..PAGE as usize], noise(1, PAGE as usize));
+    assert_eq!(head[PAGE as usize..], noise(2, PAGE as usize)[..5]);
+    assert!(hole.iter().all(|byte| *byte == 0));
+    assert_eq!(*tail, noise(pages, PAGE as usize)[7..]);
+    assert_eq!(volume.run(|v| Ok(v.tree.lock().get(ino)?.rec.pages)).unwrap(), 3);
+    volume.close().unwrap();
+}
+
+#[test]
 fn compaction_gives_back_what_holes_cannot_and_keeps_what_lives() {
     let dir = tempfile::tempdir().unwrap();
     let volume = real(dir.path());

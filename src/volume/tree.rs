@@ -39,7 +39,7 @@ pub(super) struct Inode {
     pub xattrs: Option<BTreeMap<Box<[u8]>, Vec<u8>>>,
     /// Entries in memory, of a directory.
     pub entries: Option<Box<Entries>>,
-    /// Page records from a page on, when they were asked for; void once `version` has changed.
+    /// Page records of a range, when they were asked for; void once `version` has changed.
     pub extents: Option<Box<Extents>>,
     /// Changes with each change of what the page records say.
     pub version: u64,
@@ -48,21 +48,13 @@ pub(super) struct Inode {
     weight: usize,
 }
 
-/// The records of a file's pages from `from` on.
+/// The records of a file's pages from `from` up to `to` (exclusive).
 #[derive(Debug)]
 pub(super) struct Extents {
     pub version: u64,
     pub from: PageNo,
+    pub to: PageNo,
     pub records: Vec<(PageNo, PageRecord)>,
-    /// Whether the list was cut because there are too many: these are the last ones.
-    pub cut: bool,
-}
-
-impl Extents {
-    /// Whether these are what a list from `from` on would be: of a cut one, no other page will do.
-    pub fn serves(&self, from: PageNo) -> bool {
-        self.from == from || self.from < from && !self.cut
-    }
 }
 
 /// The entries of a directory that are in memory, by cookie.

@@ -33,8 +33,8 @@ pub enum Need {
     Attributes(Ino),
     /// A page in memory.
     Page(Ino, PageNo),
-    /// The page records of an inode in memory, of the pages from this one on.
-    Extents(Ino, PageNo),
+    /// The page records of an inode in memory, of the pages from the first to before the second.
+    Extents(Ino, PageNo, PageNo),
     /// The keys that have expired swept away.
     Sweep,
     /// Room in the page cache for so many bytes.

@@ -302,7 +302,7 @@ impl System for Store {
                 .map_err(|error| errno(&error)),
             Call::Fallocate { of, offset, len, mode } => {
                 let of = self.ino(*of);
-                self.run(|volume| volume.fallocate(of, *offset, *len, *mode)).map(done)
+                self.volume().fallocate(of, *offset, *len, *mode).map_err(|error| errno(&error)).map(done)
             }
             Call::Copy { from, offset_from, to, offset_to, len } => {
                 let (from, to) = (self.ino(*from), self.ino(*to));
