@@ -283,6 +283,9 @@ pub struct CounterRecord {
     pub stored: u64,
     /// The next inode number to give away is above this.
     pub last_ino: u64,
+    /// Keys that expire up to then have been reported gone and may not all be removed yet: until they are,
+    /// it is never earlier, whatever the clock says.
+    pub gone: Option<Time>,
 }
 
 /// A key of the catalog, built by one of these functions.

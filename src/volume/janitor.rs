@@ -6,10 +6,11 @@ use super::Volume;
 use super::draft::Draft;
 use super::load::last_batch;
 use super::names::drop_name;
+use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, keys};
+use crate::format::{CounterRecord, Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, encode, keys};
 use crate::shelf;
 
 /// How often the janitor looks for unlinked inodes. It is not woken for each: that would cost the
@@ -111,8 +112,34 @@ impl Volume {
         let swept = self.sweep_until(now);
         if swept.is_err() {
             self.expiry_at_latest(now.0.saturating_add(SWEEP_AGAIN.as_nanos() as i64));
+            return swept;
         }
-        swept
+        let mut tree = self.tree.lock();
+        // All that was reported gone is removed: the clock alone tells the time again.
+        if tree.counters.gone.is_some_and(|gone| self.next_expiry() > gone.0) {
+            self.set_gone(&mut tree, None);
+        }
+        Ok(())
+    }
+
+    /// Whether a key has expired. That keys are gone is journalled before anybody hears of it: a clock that is
+    /// set back brings none of them back, also after a crash.
+    pub(super) fn has_expired(&self, tree: &mut Tree, expires: Option<Time>, now: Time) -> bool {
+        let Some(at) = expires.filter(|at| *at <= now) else { return false };
+        if tree.counters.gone < Some(at) {
+            self.set_gone(tree, Some(now));
+        }
+        true
+    }
+
+    fn set_gone(&self, tree: &mut Tree, gone: Option<Time>) {
+        let counters = CounterRecord { gone, ..tree.counters };
+        let mut draft = Draft::default();
+        draft.batch.put(keys::counters(), encode(&counters));
+        if let Err(error) = self.commit(tree, draft) {
+            log::warn!("what has expired could not be journalled, it may be back after a crash: {error}");
+        }
+        tree.counters = counters;
     }
 
     fn sweep_until(&self, now: Time) -> Result<()> {

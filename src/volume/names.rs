@@ -27,11 +27,11 @@ impl Volume {
             b".." => parent_of(&mut tree, dir)?,
             _ => tree.find(dir, name)?.ok_or(Error::NotFound)?.ino,
         };
-        let inode = tree.get(ino)?;
-        if inode.rec.expires.is_some_and(|at| at <= now) {
+        let expires = tree.get(ino)?.rec.expires;
+        if self.has_expired(&mut tree, expires, now) {
             return Err(Error::NotFound.into());
         }
-        let entry = self.entry_of(ino, inode, now);
+        let entry = self.entry_of(ino, tree.get(ino)?, now);
         tree.refs.take(ino);
         Ok(entry)
     }
@@ -77,7 +77,8 @@ impl Volume {
         }
         tree.get(dir)?;
         let mut consumed = Vec::new();
-        let stop = self.visit_entries(&tree, dir, after, now, attributes, &mut |entry| {
+        let mut expired = None;
+        let stop = self.visit_entries(&tree, dir, after, now, attributes, &mut expired, &mut |entry| {
             let ino = entry.ino;
             let more = visit(entry);
             if more {
@@ -85,6 +86,7 @@ impl Volume {
             }
             more
         });
+        self.has_expired(&mut tree, expired, now);
         visited |= !consumed.is_empty();
         if attributes {
             consumed.into_iter().for_each(|ino| tree.refs.take(ino));
@@ -96,8 +98,9 @@ impl Volume {
         }
     }
 
-    /// Calls `visit` with the entries behind a cookie that have not expired, until it returns false. `Wait`
-    /// where something is missing in memory.
+    /// Calls `visit` with the entries behind a cookie that have not expired, until it returns false, and notes
+    /// when the last of the others expired. `Wait` where something is missing in memory.
+    #[expect(clippy::too_many_arguments, reason = "those of readdir")]
     fn visit_entries(
         &self,
         tree: &Tree,
@@ -105,6 +108,7 @@ impl Volume {
         mut after: u64,
         now: Time,
         attributes: bool,
+        expired: &mut Option<Time>,
         visit: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Step<()> {
         loop {
@@ -112,7 +116,8 @@ impl Volume {
             for (cookie, dentry) in found {
                 let inode = tree.peek(dentry.ino);
                 after = cookie;
-                if inode.is_some_and(|inode| inode.rec.expires.is_some_and(|at| at <= now)) {
+                if let Some(at) = inode.and_then(|inode| inode.rec.expires).filter(|at| *at <= now) {
+                    *expired = (*expired).max(Some(at));
                     continue;
                 }
                 let entry = match inode {
@@ -257,13 +262,13 @@ impl Volume {
         if inode.is_dir() {
             return Err(Error::NotPermitted.into());
         }
-        if inode.rec.nlink == 0 || inode.rec.expires.is_some_and(|at| at <= now) {
+        let mut rec = inode.rec.clone();
+        if rec.nlink == 0 || self.has_expired(&mut tree, rec.expires, now) {
             return Err(Error::NotFound.into());
         }
-        if inode.rec.nlink >= LINK_MAX {
+        if rec.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks.into());
         }
-        let mut rec = inode.rec.clone();
         let mut parent = tree.directory(dir)?.rec.clone();
         let mut draft = Draft::default();
         if let Links::One { parent, name } = std::mem::replace(&mut rec.links, Links::Many) {
@@ -346,7 +351,8 @@ impl Volume {
             (Rename::Exchange, None) => return Err(Error::NotFound.into()),
             _ => {}
         }
-        if tree.get(source.ino)?.rec.expires.is_some_and(|at| at <= now) {
+        let expires = tree.get(source.ino)?.rec.expires;
+        if self.has_expired(&mut tree, expires, now) {
             return Err(Error::NotFound.into());
         }
         if source.kind == Kind::Directory {

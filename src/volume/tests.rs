@@ -268,3 +268,70 @@ fn frames_shared_by_a_copy_are_given_back_with_their_last_owner() {
     assert_eq!(stored(&volume), 0);
     volume.close().unwrap();
 }
+
+#[test]
+fn the_attributes_of_an_inode_have_a_limit_and_keep_to_the_flags_of_setxattr() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "key");
+    let set = |name: &[u8], value: &[u8], flags| {
+        volume.run(|v| v.setxattr(&ROOTS, ino, name, value, flags)).map_err(|error| error.to_string())
+    };
+    let value = vec![7; 60 << 10];
+    let fit = (0..100).take_while(|n| set(format!("user.{n}").as_bytes(), &value, 0).is_ok()).count();
+    assert_eq!(fit, (1 << 20) / value.len(), "1 MiB of names and values");
+    assert_eq!(set(b"user.one-more", &value, 0), Err(Error::NoSpace.to_string()));
+    set(b"user.0", &value, libc::XATTR_REPLACE).unwrap();
+    set(b"user.0", b"", 0).unwrap();
+    set(b"user.one-more", &value, libc::XATTR_CREATE).unwrap();
+
+    let (create, replace) = (libc::XATTR_CREATE, libc::XATTR_REPLACE);
+    assert_eq!(set(b"user.0", b"", create), Err(Error::Exists.to_string()));
+    assert_eq!(set(b"user.none", b"", replace), Err(Error::NoAttribute.to_string()));
+    assert_eq!(set(b"user.larder.codec", b"zstd", replace), Err(Error::NoAttribute.to_string()));
+    set(b"user.larder.codec", b"zstd", create).unwrap();
+    assert_eq!(set(b"user.larder.codec", b"lz4", create), Err(Error::Exists.to_string()));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_clock_set_back_brings_no_key_back_that_was_reported_gone_also_after_a_crash() {
+    let disk = FaultyDisk::new(1);
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let path = std::path::Path::new("/store");
+    let volume = Volume::open(settings(path), Arc::new(disk.clone()), clock.clone()).unwrap();
+    let (looked_up, listed) = (make(&volume, "looked-up"), make(&volume, "listed"));
+    expire(&volume, looked_up, "1500");
+    expire(&volume, listed, "1600");
+    let later = make(&volume, "later");
+    expire(&volume, later, "1700");
+    volume.sync().unwrap();
+
+    // The time comes, but not the sweep.
+    let sweeping = volume.sweeping.lock();
+    clock.set(Time::new(1_501, 0));
+    assert!(matches!(volume.run(|v| v.lookup(ROOT, b"looked-up")), Err(Error::NotFound)));
+    clock.set(Time::new(1_601, 0));
+    let mut names = Vec::new();
+    let mut note = |entry: DirEntry<'_>| {
+        names.push(entry.name.to_vec());
+        true
+    };
+    volume.run(|v| v.readdir(ROOT, 0, true, &mut note)).unwrap();
+    assert_eq!(names, [b".".to_vec(), b"..".to_vec(), b"later".to_vec()]);
+    volume.make_durable(volume.engine.last_seq()).unwrap();
+    let after_crash = disk.snapshot();
+    clock.set(Time::new(900, 0));
+    assert!(matches!(volume.run(|v| v.lookup(ROOT, b"looked-up")), Err(Error::NotFound)));
+    drop(sweeping);
+    volume.close().unwrap();
+
+    let volume = Volume::open(settings(path), Arc::new(after_crash), clock.clone()).unwrap();
+    for name in [&b"looked-up"[..], b"listed"] {
+        assert!(matches!(volume.run(|v| v.lookup(ROOT, name)), Err(Error::NotFound)));
+    }
+    volume.run(|v| v.lookup(ROOT, b"later")).unwrap();
+    // Nothing that was reported is left: times are the clock's again.
+    assert_eq!(volume.tree.lock().now(&clock), Time::new(900, 0));
+    volume.close().unwrap();
+}

@@ -185,8 +185,6 @@ pub(super) struct Tree {
     versions: u64,
     /// Inodes that are being read from the catalog, with the newest reader's token.
     loading: HashMap<Ino, u64>,
-    /// The latest time seen: a clock set back does not bring back what has expired.
-    horizon: Time,
     pub refs: Refs,
     pub counters: CounterRecord,
     /// Live bytes of each segment.
@@ -209,7 +207,6 @@ impl Tree {
             limit,
             versions: 0,
             loading: HashMap::new(),
-            horizon: Time(i64::MIN),
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),
@@ -230,10 +227,10 @@ impl Tree {
         (self.limit / 4 / (ENTRY_WEIGHT + INODE_WEIGHT + 32)) as u64
     }
 
-    /// The time for judging expiry.
-    pub fn now(&mut self, clock: &Clock) -> Time {
-        self.horizon = self.horizon.max(clock.now());
-        self.horizon
+    /// The time. While keys are reported gone but not yet removed, never earlier than when they were: a
+    /// clock set back does not bring them back.
+    pub fn now(&self, clock: &Clock) -> Time {
+        self.counters.gone.unwrap_or(Time(i64::MIN)).max(clock.now())
     }
 
     pub fn new_version(&mut self) -> u64 {

@@ -102,7 +102,7 @@ impl Volume {
             let (codec, pages, expires) = match how {
                 Some((last, codec, pages, expires)) if last == ino => (codec, pages, expires),
                 _ => {
-                    let mut tree = self.tree.lock();
+                    let tree = self.tree.lock();
                     let now = tree.now(&self.clock);
                     let known = match tree.peek(ino) {
                         Some(inode) => (

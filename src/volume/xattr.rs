@@ -21,6 +21,12 @@ const VALUE_MAX: usize = 65_536;
 /// The longest list of names, bytes (the kernel's XATTR_LIST_MAX): a longer one could not be read.
 const LIST_MAX: usize = 65_536;
 
+/// What Larder's own listed attributes take of that list.
+const OWN_LIST: usize = b"user.larder.expires\0user.larder.codec\0".len();
+
+/// The most bytes of names and values that an inode may have: they are in memory whole while one is asked for.
+const TOTAL_MAX: usize = 1 << 20;
+
 /// Larder's own attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Own {
@@ -113,23 +119,22 @@ impl Volume {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         if let Some(own) = Own::of(name)? {
+            check_flags(flags, own.value(tree.get(ino)?, now).is_some())?;
             return self.set_own(&mut tree, ino, own, value, now);
         }
         match name {
+            // Without a look at the flags, as Linux does.
             acl::ACCESS | acl::DEFAULT => return self.set_acl(&mut tree, caller, ino, name, value, now),
             _ => check_namespace(name)?,
         }
         let inode = tree.get(ino)?;
         let there = attributes(ino, inode)?;
-        let exists = there.contains_key(name);
-        if flags & libc::XATTR_CREATE != 0 && exists {
-            return Err(Error::Exists.into());
-        }
-        if flags & libc::XATTR_REPLACE != 0 && !exists {
-            return Err(Error::NoAttribute.into());
-        }
-        let list: usize = there.keys().map(|name| name.len() + 1).sum();
-        if !exists && list + name.len() + 1 > LIST_MAX {
+        let old = there.get(name);
+        check_flags(flags, old.is_some())?;
+        let list: usize = there.keys().map(|name| name.len() + 1).sum::<usize>() + OWN_LIST;
+        let total = list + there.values().map(Vec::len).sum::<usize>() + value.len();
+        let (more, less) = old.map_or((name.len() + 1, 0), |old| (0, old.len()));
+        if list + more > LIST_MAX || total + more - less > TOTAL_MAX {
             return Err(Error::NoSpace.into());
         }
         let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
@@ -288,6 +293,15 @@ fn attributes(ino: Ino, inode: &Inode) -> Step<&BTreeMap<Box<[u8]>, Vec<u8>>> {
         Some(there) => Ok(there),
         None if inode.rec.xattrs == 0 => Ok(&NONE),
         None => Err(Pause::Wait(Need::Attributes(ino))),
+    }
+}
+
+/// As setxattr(2): `XATTR_CREATE` wants that there is none, `XATTR_REPLACE` that there is one.
+fn check_flags(flags: i32, exists: bool) -> Result<()> {
+    match exists {
+        true if flags & libc::XATTR_CREATE != 0 => Err(Error::Exists),
+        false if flags & libc::XATTR_REPLACE != 0 => Err(Error::NoAttribute),
+        _ => Ok(()),
     }
 }
 
