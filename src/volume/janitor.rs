@@ -60,25 +60,24 @@ impl Volume {
 
     /// Makes all batches durable and frees what they gave up.
     pub(super) fn commit_now(&self) -> Result<()> {
-        let (freed, seq) = {
+        let (mut freed, seq) = {
             let mut tree = self.tree.lock();
             (std::mem::take(&mut tree.freed), self.engine.last_seq())
         };
-        if seq > self.engine.durable_seq()
-            && let Err(error) = self.make_durable(seq)
-        {
-            self.tree.lock().freed.extend(freed);
-            return Err(error);
-        }
-        self.give_back(freed)
+        let durable = if seq > self.engine.durable_seq() { self.make_durable(seq) } else { Ok(()) };
+        let done = durable.and_then(|()| self.give_back(&mut freed));
+        // What is left is tried again the next time.
+        self.tree.lock().freed.append(&mut freed);
+        done
     }
 
-    /// Gives the room of frames back to the disk; nothing durable names them.
-    fn give_back(&self, mut freed: Vec<Extent>) -> Result<()> {
+    /// Gives the room of frames back to the disk; nothing durable names them. What could not be given back is left.
+    fn give_back(&self, freed: &mut Vec<Extent>) -> Result<()> {
+        let segments = self.segments.list()?;
         freed.sort_by_key(|extent| (extent.segment, extent.offset));
         // Neighbours as one: a hole can only be punched of whole blocks.
         let mut holes: Vec<Extent> = Vec::with_capacity(freed.len());
-        for extent in freed {
+        for extent in freed.drain(..) {
             match holes.last_mut() {
                 Some(last) if last.segment == extent.segment && last.offset + last.len == extent.offset => {
                     last.len += extent.len;
@@ -86,18 +85,19 @@ impl Volume {
                 _ => holes.push(extent),
             }
         }
-        let segments = self.segments.list()?;
         // No store is between its append and its batch: a closed segment without live bytes is dead.
         let dead: Vec<_> = {
             let _storing = self.storing.write();
             let tree = self.tree.lock();
             segments.iter().filter(|s| !s.open && !tree.live.contains_key(&s.id)).map(|s| s.id).collect()
         };
+        freed.extend(holes.into_iter().filter(|hole| !dead.contains(&hole.segment)));
         for id in &dead {
             self.segments.remove(*id)?;
         }
-        for hole in holes.into_iter().filter(|hole| !dead.contains(&hole.segment)) {
-            self.segments.free(hole)?;
+        while let Some(hole) = freed.last() {
+            self.segments.free(*hole)?;
+            freed.pop();
         }
         Ok(())
     }

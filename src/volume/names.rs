@@ -94,6 +94,8 @@ impl Volume {
         match stop {
             // What was visited cannot be taken back: the caller comes again for the rest.
             Err(Pause::Wait(_)) if visited => Ok(()),
+            // More that have expired than are kept in memory: looking again would not get beyond them.
+            Err(Pause::Wait(_)) if expired.is_some() => Err(Pause::Wait(Need::Sweep)),
             stop => stop,
         }
     }
@@ -330,10 +332,17 @@ impl Volume {
         if tree.directory(dir)?.rec.size == 0 {
             return Ok(());
         }
-        if self.sweep_due(now) {
-            return Err(Pause::Wait(Need::Sweep));
+        let mut expired = None;
+        let mut empty = true;
+        let found = self.visit_entries(tree, dir, COOKIE_DOTDOT, now, true, &mut expired, &mut |_| {
+            empty = false;
+            false
+        });
+        match found {
+            Ok(()) if !empty => Err(Error::NotEmpty.into()),
+            Err(pause) if expired.is_none() => Err(pause),
+            _ => Err(Pause::Wait(Need::Sweep)),
         }
-        Err(Error::NotEmpty.into())
     }
 
     /// Gives a key another name; on `Replace` what was there is replaced in the same step, and the

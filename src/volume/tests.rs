@@ -335,3 +335,27 @@ fn a_clock_set_back_brings_no_key_back_that_was_reported_gone_also_after_a_crash
     assert_eq!(volume.tree.lock().now(&clock), Time::new(900, 0));
     volume.close().unwrap();
 }
+
+#[test]
+fn a_directory_in_which_all_has_expired_is_empty_also_while_the_sweep_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let volume = Volume::open(settings(dir.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let parent = volume.run(|v| v.mkdir(&ROOTS, ROOT, b"dir", 0o755)).unwrap().attr.ino;
+    let make = |name: &[u8]| volume.run(|v| v.mknod(&ROOTS, parent, name, 0o644, 0)).unwrap().attr.ino;
+    expire(&volume, make(b"old"), "1500");
+    let lasting = make(b"lasting");
+    let sweeping = volume.sweeping.lock();
+    clock.set(Time::new(1_501, 0));
+    // As in the middle of a sweep: nothing is due any longer, and not all is removed yet.
+    volume.set_next_expiry(i64::MAX);
+    let removed = volume.rmdir(ROOT, b"dir");
+    assert!(matches!(removed, Err(Pause::Fail(Error::NotEmpty))), "{removed:?}");
+    volume.run(|v| v.unlink(parent, b"lasting")).unwrap();
+    volume.forget(lasting, 1);
+    let removed = volume.rmdir(ROOT, b"dir");
+    assert!(matches!(removed, Err(Pause::Wait(Need::Sweep))), "{removed:?}");
+    drop(sweeping);
+    volume.run(|v| v.rmdir(ROOT, b"dir")).unwrap();
+    volume.close().unwrap();
+}
