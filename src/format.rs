@@ -18,6 +18,7 @@
 //! 'F' segment offset ino page   → u32, bytes of a possibly shared frame that one owner gave up
 //! 'S' segment                   → SegmentRecord: live bytes
 //! 'C'                           → CounterRecord
+//! 'G'                           → Time: what expires up to then has been reported gone, and not all of it is removed
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -283,9 +284,6 @@ pub struct CounterRecord {
     pub stored: u64,
     /// The next inode number to give away is above this.
     pub last_ino: u64,
-    /// Keys that expire up to then have been reported gone and may not all be removed yet: until they are,
-    /// it is never earlier, whatever the clock says.
-    pub gone: Option<Time>,
 }
 
 /// A key of the catalog, built by one of these functions.
@@ -418,6 +416,11 @@ pub mod keys {
     /// `CounterRecord`.
     pub fn counters() -> Key {
         key(b'C', &[])
+    }
+
+    /// `Time`.
+    pub fn gone() -> Key {
+        key(b'G', &[])
     }
 
     /// The range of all keys that begin as `prefix` does.

@@ -299,7 +299,7 @@ impl Filesystem for Adapter {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -309,7 +309,10 @@ impl Filesystem for Adapter {
             match guarded(|| self.volume.read(ino(of), offset, size, content)) {
                 Ok(()) => reply.data(content),
                 Err(Pause::Fail(error)) => reply.error(errno::report(Request::Read.name(), &error)),
-                Err(Pause::Wait(_)) => self.read_waiting(ino(of), offset, size, reply),
+                Err(Pause::Wait(_)) => {
+                    let kept = flags.0 & libc::O_DIRECT == 0;
+                    self.read_waiting(ino(of), offset, size, kept, reply);
+                }
             }
         });
     }
@@ -512,13 +515,13 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
-    /// A read of pages that are not in memory.
-    fn read_waiting(&self, of: Ino, offset: u64, size: u32, reply: ReplyData) {
+    /// A read of pages that are not in memory. `kept`: the kernel keeps the content.
+    fn read_waiting(&self, of: Ino, offset: u64, size: u32, kept: bool, reply: ReplyData) {
         let done = |reply: ReplyData, ()| CONTENT.with_borrow(|content| reply.data(content));
         self.wait(Request::Read, reply, done, move |volume| {
             CONTENT.with_borrow_mut(|content| {
                 content.clear();
-                volume.read_blocking(of, offset, size, content)
+                volume.read_blocking(of, offset, size, kept, content)
             })
         });
     }

@@ -55,26 +55,28 @@ pub fn pays(content: &[u8]) -> bool {
     with_tools(|tools| tools.pays(content))
 }
 
-/// Decompresses to exactly `len` bytes; anything else is an error whose text says what differs.
-/// The caller bounds `len`: so many bytes are allocated.
-pub fn decompress(codec: Codec, bytes: &[u8], len: usize) -> Result<Vec<u8>, String> {
-    let content = match codec {
-        Codec::None => bytes.to_vec(),
-        Codec::Lz4 | Codec::Auto => {
-            let mut content = vec![0; len];
-            let got = lz4_flex::block::decompress_into(bytes, &mut content)
-                .map_err(|error| format!("lz4: {error}"))?;
-            content.truncate(got);
-            content
+/// Appends to `out` what decompresses to exactly `len` bytes; anything else is an error whose text says what
+/// differs, and `out` is as before. The caller bounds `len`: so many bytes are allocated.
+pub fn decompress(codec: Codec, bytes: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    let start = out.len();
+    let done = match codec {
+        Codec::None => {
+            out.extend_from_slice(bytes);
+            Ok(())
         }
-        Codec::Deflate(_) | Codec::Gzip(_) => inflate(codec, bytes, len)?,
-        Codec::Zstd(_) => with_tools(|tools| tools.unzstd(bytes, len))?,
+        Codec::Lz4 | Codec::Auto => unlz4(bytes, len, out),
+        Codec::Deflate(_) | Codec::Gzip(_) => inflate(codec, bytes, len, out),
+        Codec::Zstd(_) => with_tools(|tools| tools.unzstd(bytes, len, out)),
     };
-    if content.len() == len {
-        Ok(content)
-    } else {
-        Err(format!("{codec}: {} bytes where {len} should be", content.len()))
+    let got = out.len() - start;
+    let done = match done {
+        Ok(()) if got != len => Err(format!("{codec}: {got} bytes where {len} should be")),
+        done => done,
+    };
+    if done.is_err() {
+        out.truncate(start);
     }
+    done
 }
 
 /// Compressors that are used again and again.
@@ -178,16 +180,32 @@ impl Tools {
         }
     }
 
-    fn unzstd(&mut self, bytes: &[u8], len: usize) -> Result<Vec<u8>, String> {
+    fn unzstd(&mut self, bytes: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("zstd: {error}");
         let context = match &mut self.unzstd {
             Some(context) => context,
             slot => slot.insert(Decompressor::new().map_err(failed)?),
         };
-        let mut content = Vec::with_capacity(len);
-        context.decompress_to_buffer(bytes, &mut content).map_err(failed)?;
-        Ok(content)
+        fill(out, len, |room| context.decompress_to_buffer(bytes, room).map_err(failed))
     }
+}
+
+/// Appends what `write` writes into room for `len` bytes, of which it tells how many it took.
+fn fill(
+    out: &mut Vec<u8>,
+    len: usize,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, String>,
+) -> Result<(), String> {
+    let start = out.len();
+    out.resize(start + len, 0);
+    let got = write(out.get_mut(start..).unwrap_or_default())?;
+    out.truncate(start + got);
+    Ok(())
+}
+
+fn unlz4(bytes: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    let write = |room: &mut [u8]| lz4_flex::block::decompress_into(bytes, room);
+    fill(out, len, |room| write(room).map_err(|error| format!("lz4: {error}")))
 }
 
 /// zlib's largest window, 32 KiB.
@@ -197,15 +215,15 @@ fn level_of_zlib(level: u8) -> Compression {
     Compression::new(u32::from(level.clamp(1, 9)))
 }
 
-fn inflate(codec: Codec, bytes: &[u8], len: usize) -> Result<Vec<u8>, String> {
+fn inflate(codec: Codec, bytes: &[u8], len: usize, out: &mut Vec<u8>) -> Result<(), String> {
     let mut stream = match codec {
         Codec::Gzip(_) => Decompress::new_gzip(ZLIB_WINDOW_BITS),
         _ => Decompress::new(false),
     };
     // A byte more than may come: what is longer is seen, and an end that needs room to be found is found.
-    let mut content = Vec::with_capacity(len + 1);
-    match stream.decompress_vec(bytes, &mut content, FlushDecompress::Finish) {
-        Ok(Status::StreamEnd) if stream.total_in() == bytes.len() as u64 => Ok(content),
+    out.reserve(len + 1);
+    match stream.decompress_vec(bytes, out, FlushDecompress::Finish) {
+        Ok(Status::StreamEnd) if stream.total_in() == bytes.len() as u64 => Ok(()),
         Ok(Status::StreamEnd) => {
             Err(format!("{codec}: {} bytes behind its end", bytes.len() as u64 - stream.total_in()))
         }
@@ -228,7 +246,9 @@ mod tests {
             let mut out = b"before".to_vec();
             assert!(compress(*codec, &text, worthwhile(text.len()), &mut out), "{codec}");
             assert!(out.starts_with(b"before") && out.len() < text.len() * 3 / 4, "{codec}: {}", out.len());
-            assert_eq!(decompress(*codec, &out[6..], text.len()).unwrap(), text, "{codec}");
+            let mut found = b"before".to_vec();
+            decompress(*codec, &out[6..], text.len(), &mut found).unwrap();
+            assert_eq!(found, [b"before", &text[..]].concat(), "{codec}");
         }
     }
 
@@ -257,12 +277,14 @@ mod tests {
             if !compress(codec, &text, text.len(), &mut out) {
                 out.extend_from_slice(&text);
             }
+            let mut found = b"before".to_vec();
             for len in [0, 1, 4999, 5001, 1 << 20] {
-                assert!(decompress(codec, &out, len).is_err(), "{codec} {len}");
+                assert!(decompress(codec, &out, len, &mut found).is_err(), "{codec} {len}");
             }
-            assert!(decompress(codec, &out[..out.len() - 1], 5000).is_err(), "{codec}");
+            assert!(decompress(codec, &out[..out.len() - 1], 5000, &mut found).is_err(), "{codec}");
             out.push(0);
-            assert!(decompress(codec, &out, 5000).is_err(), "{codec}");
+            assert!(decompress(codec, &out, 5000, &mut found).is_err(), "{codec}");
+            assert_eq!(found, b"before", "{codec}");
         }
     }
 }

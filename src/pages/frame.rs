@@ -95,6 +95,13 @@ pub fn seal(out: &mut Vec<u8>, ino: Ino, page: PageNo, sequence: u64, how: How, 
 
 /// The content of a frame. `checksum` is the one that the catalog knows; any difference is `Damaged`.
 pub fn open(frame: &[u8], checksum: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    open_into(frame, checksum, &mut content)?;
+    Ok(content)
+}
+
+/// [`open`], appending the content to `out`, which is as before on failure.
+pub fn open_into(frame: &[u8], checksum: u64, out: &mut Vec<u8>) -> Result<()> {
     let header = Header::parse(frame).map_err(|why| Error::Damaged(format!("a frame: {why}")))?;
     let damaged =
         |why: String| Error::Damaged(format!("the frame of page {} of {}: {why}", header.page.0, header.ino));
@@ -117,7 +124,7 @@ pub fn open(frame: &[u8], checksum: u64) -> Result<Vec<u8>> {
     if found != checksum {
         return Err(damaged(format!("it has checksum {found:016x}, the catalog says {checksum:016x}")));
     }
-    codec::decompress(header.codec, payload, header.raw_len as usize).map_err(damaged)
+    codec::decompress(header.codec, payload, header.raw_len as usize, out).map_err(damaged)
 }
 
 /// The header at the start of `bytes`, when a whole, plausible one is there (the payload is not looked at).

@@ -83,19 +83,32 @@ impl Volume {
         Ok(())
     }
 
-    /// [`Volume::read`] that waits.
-    pub fn read_blocking(&self, ino: Ino, offset: u64, size: u32, out: &mut Vec<u8>) -> Result<()> {
-        let (shift, len) = self.run(|volume| {
+    /// [`Volume::read`] that waits. `kept`: the caller keeps what it gets, as the kernel does; pages that it
+    /// gets whole are not kept here as well.
+    pub fn read_blocking(
+        &self,
+        ino: Ino,
+        offset: u64,
+        size: u32,
+        kept: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (shift, len, reaches_end) = self.run(|volume| {
             let mut tree = volume.tree.lock();
             let inode = tree.file(ino)?;
-            Ok((inode.rec.page_shift, inode.rec.size.saturating_sub(offset).min(u64::from(size))))
+            let rest = inode.rec.size.saturating_sub(offset);
+            Ok((inode.rec.page_shift, rest.min(u64::from(size)), rest <= u64::from(size)))
         })?;
         // A request over several pages is part of a scan; the kernel reads ahead by itself.
         let access = if len > 1 << shift { Access::Sequential } else { Access::Random };
         out.reserve(len as usize);
         for (no, within, count) in pieces(shift, offset, len) {
-            let content = self.load_page(ino, no, access)?;
-            append(out, &content, within, count);
+            if kept && within == 0 && (count == 1 << shift || reaches_end) {
+                self.pass_page(ino, no, count, out)?;
+            } else {
+                let content = self.load_page(ino, no, access)?;
+                append(out, &content, within, count);
+            }
         }
         self.note_read(ino, offset, offset + len);
         Ok(())
@@ -109,23 +122,45 @@ impl Volume {
                 return Ok(content);
             }
             let version = self.run(|volume| Ok(volume.tree.lock().get(ino)?.version))?;
-            let content = self.read_frame(ino, no);
+            let mut content = Vec::new();
+            let found = self.read_frame(ino, no, &mut content);
             let tree = self.tree.lock();
             // Rewritten in between: the place may be another's by now.
             if tree.peek(ino).is_none_or(|inode| inode.version != version) {
                 continue;
             }
-            return Ok(self.cache.insert(id, content?, access));
+            found?;
+            return Ok(self.cache.insert(id, content, access));
         }
     }
 
-    /// What a page's frame holds; nothing for a hole.
-    pub(super) fn read_frame(&self, ino: Ino, no: PageNo) -> Result<Vec<u8>> {
-        let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(Vec::new()) };
+    /// Appends the first `count` bytes of a page to `out`, from memory or disk, and keeps nothing.
+    fn pass_page(&self, ino: Ino, no: PageNo, count: usize, out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
+        loop {
+            if let Some(content) = self.cache.get(PageId { ino, no }) {
+                append(out, &content, 0, count);
+                return Ok(());
+            }
+            let version = self.run(|volume| Ok(volume.tree.lock().get(ino)?.version))?;
+            let found = self.read_frame(ino, no, out);
+            // As in `load_page`; and what was written meanwhile is in memory.
+            if self.tree.lock().peek(ino).is_some_and(|inode| inode.version == version) {
+                out.resize(start + count, 0);
+                return found;
+            }
+            out.truncate(start);
+        }
+    }
+
+    /// Appends what a page's frame holds to `out`; nothing for a hole.
+    pub(super) fn read_frame(&self, ino: Ino, no: PageNo, out: &mut Vec<u8>) -> Result<()> {
+        let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(()) };
         let record: PageRecord = decode(&value, "page record")?;
         let place = record.extent;
-        let content = self.segments.read(place).and_then(|bytes| frame::open(&bytes, record.checksum));
-        content.map_err(|error| match error {
+        let opened =
+            self.segments.read(place).and_then(|bytes| frame::open_into(&bytes, record.checksum, out));
+        opened.map_err(|error| match error {
             Error::Damaged(what) => {
                 let (segment, offset) = (place.segment.0, place.offset);
                 let name = self.name_of(ino);
@@ -499,7 +534,7 @@ impl Volume {
             } else {
                 let count = (page - at % page).min(len - done);
                 let mut piece = Vec::new();
-                self.read_blocking(from, at, count as u32, &mut piece)?;
+                self.read_blocking(from, at, count as u32, false, &mut piece)?;
                 self.run(|volume| volume.write(to, target, &piece, false))?;
                 count
             };

@@ -10,7 +10,7 @@ use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{CounterRecord, Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, encode, keys};
 use crate::shelf;
 
 /// How often the janitor looks for unlinked inodes. It is not woken for each: that would cost the
@@ -116,7 +116,7 @@ impl Volume {
         }
         let mut tree = self.tree.lock();
         // All that was reported gone is removed: the clock alone tells the time again.
-        if tree.counters.gone.is_some_and(|gone| self.next_expiry() > gone.0) {
+        if tree.gone.is_some_and(|gone| self.next_expiry() > gone.0) {
             self.set_gone(&mut tree, None);
         }
         Ok(())
@@ -126,20 +126,19 @@ impl Volume {
     /// set back brings none of them back, also after a crash.
     pub(super) fn has_expired(&self, tree: &mut Tree, expires: Option<Time>, now: Time) -> bool {
         let Some(at) = expires.filter(|at| *at <= now) else { return false };
-        if tree.counters.gone < Some(at) {
+        if tree.gone < Some(at) {
             self.set_gone(tree, Some(now));
         }
         true
     }
 
     fn set_gone(&self, tree: &mut Tree, gone: Option<Time>) {
-        let counters = CounterRecord { gone, ..tree.counters };
         let mut draft = Draft::default();
-        draft.batch.put(keys::counters(), encode(&counters));
+        draft.batch.changes.push((keys::gone(), gone.as_ref().map(encode)));
         if let Err(error) = self.commit(tree, draft) {
             log::warn!("what has expired could not be journalled, it may be back after a crash: {error}");
         }
-        tree.counters = counters;
+        tree.gone = gone;
     }
 
     fn sweep_until(&self, now: Time) -> Result<()> {

@@ -110,6 +110,7 @@ impl Volume {
         let missing = || Error::store(dir, "the catalog has no root directory: restore it from a backup");
         self.engine.get(&keys::inode(ROOT))?.ok_or_else(missing)?;
         let counters = self.engine.get(&keys::counters())?.ok_or_else(missing)?;
+        let gone = self.engine.get(&keys::gone())?;
         let mut live = Vec::new();
         self.engine.scan(keys::under(&[keys::SEGMENT]), &mut |key, value| {
             if let (Some(id), Ok(record)) =
@@ -122,6 +123,7 @@ impl Volume {
         {
             let mut tree = self.tree.lock();
             tree.counters = decode(&counters, "counters")?;
+            tree.gone = gone.map(|value| decode(&value, "time of the last expiry")).transpose()?;
             tree.live = live.into_iter().collect();
         }
         self.apply_patches()?;
@@ -154,7 +156,10 @@ impl Volume {
         }
         for ((ino, no), mut list) in patches {
             let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift));
-            let (size, mut content) = match size.and_then(|size| Ok((size, self.read_frame(ino, no)?))) {
+            let (size, mut content) = match size.and_then(|size| {
+                let mut content = Vec::new();
+                self.read_frame(ino, no, &mut content).map(|()| (size, content))
+            }) {
                 Ok(found) => found,
                 // The patches stay: what they belong to may be mended, and nothing else depends on them.
                 Err(error) => {

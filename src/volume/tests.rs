@@ -41,7 +41,7 @@ fn write(volume: &Volume, ino: Ino, offset: u64, data: &[u8]) {
 
 fn read(volume: &Volume, ino: Ino, offset: u64, len: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    volume.read_blocking(ino, offset, len, &mut out).unwrap();
+    volume.read_blocking(ino, offset, len, false, &mut out).unwrap();
     out
 }
 

@@ -185,6 +185,8 @@ pub(super) struct Tree {
     versions: u64,
     /// Inodes that are being read from the catalog, with the newest reader's token.
     loading: HashMap<Ino, u64>,
+    /// What expires up to then has been reported gone, and may not all be removed yet.
+    pub gone: Option<Time>,
     pub refs: Refs,
     pub counters: CounterRecord,
     /// Live bytes of each segment.
@@ -207,6 +209,7 @@ impl Tree {
             limit,
             versions: 0,
             loading: HashMap::new(),
+            gone: None,
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),
@@ -230,7 +233,7 @@ impl Tree {
     /// The time. While keys are reported gone but not yet removed, never earlier than when they were: a
     /// clock set back does not bring them back.
     pub fn now(&self, clock: &Clock) -> Time {
-        self.counters.gone.unwrap_or(Time(i64::MIN)).max(clock.now())
+        self.gone.unwrap_or(Time(i64::MIN)).max(clock.now())
     }
 
     pub fn new_version(&mut self) -> u64 {

@@ -97,7 +97,7 @@ pub fn read(volume: &Volume, ino: Ino, offset: u64, len: u32) -> larder::Result<
         Err(Pause::Fail(error)) => Err(error),
         Err(Pause::Wait(_)) => {
             out.clear();
-            volume.read_blocking(ino, offset, len, &mut out).map(|()| out)
+            volume.read_blocking(ino, offset, len, offset.is_multiple_of(2), &mut out).map(|()| out)
         }
     }
 }
