@@ -2,7 +2,7 @@
 //!
 //! **What is durable.** Each file has a durable content and a list of operations since its last
 //! [`File::sync`]; each directory has durable entries and a list of changes since its last
-//! [`Io::sync_dir`]. The pessimistic reading of POSIX is taken: syncing a file does not make its entry durable, a
+//! [`Io::sync_dir`]. A sync of a file covers what was written before it was called. The pessimistic reading of POSIX is taken: syncing a file does not make its entry durable, a
 //! rename may be lost though the files were synced, and the directory's changes are independent of one another.
 //! Two things hold on all filesystems that matter and hold here: a rename is atomic (after a crash the file is found under the
 //! old name or the new one, and what it replaced is there if it is not), and directories made
@@ -83,6 +83,8 @@ struct Inode {
     durable: Content,
     /// Not durable; what a failed sync was to store is marked.
     unsynced: Vec<(Change, bool)>,
+    /// Changes that were synced so far: those in `unsynced` have the numbers behind.
+    synced: u64,
     current: Content,
     /// Blocks that take room.
     blocks: BTreeSet<u64>,
@@ -348,7 +350,7 @@ impl FaultyDisk {
             let content = found.get(id).cloned().unwrap_or_default();
             let old = state.inodes.get(id).map(|i| i.blocks.clone()).unwrap_or_default();
             let blocks = if old.is_empty() { (0..content.len().div_ceil(BLOCK)).collect() } else { old };
-            let inode = Inode { durable: content.clone(), unsynced: Vec::new(), current: content, blocks };
+            let inode = Inode { durable: content.clone(), current: content, blocks, ..Inode::default() };
             (*id, inode)
         });
         FaultyDisk::of(State {
@@ -578,15 +580,23 @@ impl File for FaultyFile {
     }
 
     fn sync(&self) -> Result<()> {
+        let covered = {
+            let mut state = self.disk.state.lock();
+            let inode = state.inode(self.inode)?;
+            inode.synced + inode.unsynced.len() as u64
+        };
         let mut state = self.disk.sync_begins();
         let failed = state.begin_whole(Kind::Sync, format_args!("sync {}", self.named()));
         let mut seed = state.seed;
         let inode = state.inode(self.inode)?;
+        // Another sync may have been faster.
+        let count = covered.saturating_sub(inode.synced) as usize;
         if failed.is_err() {
-            inode.unsynced.iter_mut().for_each(|(_, lost)| *lost = true);
+            inode.unsynced.iter_mut().take(count).for_each(|(_, lost)| *lost = true);
             return failed;
         }
-        for (change, lost) in std::mem::take(&mut inode.unsynced) {
+        inode.synced += count as u64;
+        for (change, lost) in inode.unsynced.drain(..count).collect::<Vec<_>>() {
             if !lost || next_random(&mut seed).is_multiple_of(2) {
                 apply(&change, &mut inode.durable);
             }
@@ -596,4 +606,14 @@ impl File for FaultyFile {
     }
 
     fn will_need(&self, _offset: u64, _len: u64) {}
+
+    /// What a failed sync should have stored, and a later one did not, is forgotten.
+    fn drop_cached(&self) {
+        let mut state = self.disk.state.lock();
+        if let Ok(inode) = state.inode(self.inode) {
+            let mut current = inode.durable.clone();
+            inode.unsynced.iter().for_each(|(change, _)| apply(change, &mut current));
+            inode.current = current;
+        }
+    }
 }

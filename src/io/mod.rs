@@ -57,6 +57,9 @@ pub trait File: Send + Sync + std::fmt::Debug {
     fn sync(&self) -> Result<()>;
     /// Tells that this range will be read soon. A hint: errors are swallowed.
     fn will_need(&self, offset: u64, len: u64);
+    /// Lets the system forget what it keeps of the file in memory and has written, so that reads tell what is on the
+    /// disk: after a failed flush the two may differ. A hint: errors are swallowed.
+    fn drop_cached(&self);
 }
 
 /// Room on a filesystem, bytes and files.

@@ -133,6 +133,11 @@ impl File for RealFile {
             let _ = posix_fadvise(&self.0, offset, len, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
         }
     }
+
+    fn drop_cached(&self) {
+        // A length of 0 reaches to the end.
+        let _ = posix_fadvise(&self.0, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
 }
 
 impl RealFile {

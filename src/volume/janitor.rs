@@ -10,7 +10,8 @@ use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, SegmentId, encode, keys};
+use crate::pages::SegmentInfo;
 use crate::shelf;
 
 /// How often the janitor looks for unlinked inodes. It is not woken for each: that would cost the
@@ -58,22 +59,28 @@ impl Volume {
         }
     }
 
-    /// Makes all batches durable and frees what they gave up.
+    /// Makes all batches durable and frees what they gave up. What comes to be dead while the flush is under
+    /// way waits for the next one: its batch may not be durable.
     pub(super) fn commit_now(&self) -> Result<()> {
-        let (mut freed, seq) = {
+        let segments = self.segments.list()?;
+        let (mut freed, dead, seq) = {
+            // No store is between its append and its batch: a closed segment without live bytes is dead for good.
+            let _storing = self.storing.write();
             let mut tree = self.tree.lock();
-            (std::mem::take(&mut tree.freed), self.engine.last_seq())
+            let is_dead = |s: &&SegmentInfo| !s.open && !tree.live.contains_key(&s.id);
+            let dead: Vec<SegmentId> = segments.iter().filter(is_dead).map(|s| s.id).collect();
+            (std::mem::take(&mut tree.freed), dead, self.engine.last_seq())
         };
         let durable = if seq > self.engine.durable_seq() { self.make_durable(seq) } else { Ok(()) };
-        let done = durable.and_then(|()| self.give_back(&mut freed));
+        let done = durable.and_then(|()| self.give_back(&mut freed, &dead));
         // What is left is tried again the next time.
         self.tree.lock().freed.append(&mut freed);
         done
     }
 
-    /// Gives the room of frames back to the disk; nothing durable names them. What could not be given back is left.
-    fn give_back(&self, freed: &mut Vec<Extent>) -> Result<()> {
-        let segments = self.segments.list()?;
+    /// Gives the room of frames and of whole segments back to the disk; nothing durable names them. What could
+    /// not be given back is left.
+    fn give_back(&self, freed: &mut Vec<Extent>, dead: &[SegmentId]) -> Result<()> {
         freed.sort_by_key(|extent| (extent.segment, extent.offset));
         // Neighbours as one: a hole can only be punched of whole blocks.
         let mut holes: Vec<Extent> = Vec::with_capacity(freed.len());
@@ -85,14 +92,8 @@ impl Volume {
                 _ => holes.push(extent),
             }
         }
-        // No store is between its append and its batch: a closed segment without live bytes is dead.
-        let dead: Vec<_> = {
-            let _storing = self.storing.write();
-            let tree = self.tree.lock();
-            segments.iter().filter(|s| !s.open && !tree.live.contains_key(&s.id)).map(|s| s.id).collect()
-        };
         freed.extend(holes.into_iter().filter(|hole| !dead.contains(&hole.segment)));
-        for id in &dead {
+        for id in dead {
             self.segments.remove(*id)?;
         }
         while let Some(hole) = freed.last() {

@@ -1,5 +1,7 @@
 //! What the model does not reach: limits that are made small here, background work, failures.
 
+mod crash;
+
 use std::path::Path;
 use std::sync::Arc;
 

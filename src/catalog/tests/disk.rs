@@ -120,4 +120,5 @@ impl File for TestFile {
         if self.hooks.flush_device.load(SeqCst) { self.file.sync_data() } else { Ok(()) }
     }
     fn will_need(&self, _offset: u64, _len: u64) {}
+    fn drop_cached(&self) {}
 }
