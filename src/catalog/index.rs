@@ -86,9 +86,19 @@ impl Index {
         io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))
     }
 
-    /// Opens the index at `path`, which exists.
-    pub fn open(io: &Arc<dyn Io>, path: &Path, cache: usize) -> Result<(Index, Snapshot, Reach)> {
+    /// Opens the index at `path`, which exists. Where the last session did not end `clean`ly, a flush of it may have
+    /// failed, and the system's memory may have a commit that the disk has not: the disk is what counts.
+    pub fn open(
+        io: &Arc<dyn Io>,
+        path: &Path,
+        cache: usize,
+        clean: bool,
+    ) -> Result<(Index, Snapshot, Reach)> {
         let file = io.open(path, false).map_err(Error::io(format!("opening {}", path.display())))?;
+        if !clean {
+            file.sync().map_err(Error::io(format!("flushing {}", path.display())))?;
+            file.drop_cached();
+        }
         let damaged = |why: String| {
             Error::Damaged(format!("{}: {why}; restore the catalog from a backup", path.display()))
         };

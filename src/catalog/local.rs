@@ -34,8 +34,8 @@ pub struct OpenOptions<'a> {
     /// Bytes of memory for table and index cache together.
     pub memory: usize,
     /// Tells whether what a batch refers to is whole on the disk. Asked at replay for batches behind
-    /// the last mark; the first that is not ends the replay.
-    pub verify: &'a mut dyn FnMut(&Batch) -> bool,
+    /// the last mark; the first that is not ends the replay, and an error ends the opening.
+    pub verify: &'a mut dyn FnMut(&Batch) -> Result<bool>,
     /// Makes durable what batches refer to; called before a background checkpoint, and when opening
     /// has applied batches behind the last mark.
     pub before_checkpoint: Box<dyn Fn() -> Result<()> + Send + Sync>,
@@ -125,7 +125,9 @@ impl LocalCatalog {
             io.remove(&draft_of(&path))
                 .map_err(Error::io(format!("removing {}", draft_of(&path).display())))?;
         }
-        let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2)?;
+        // After a clean end the journal is empty.
+        let clean = !files.iter().map(|file| file.begins()).collect::<Result<Vec<_>>>()?.contains(&true);
+        let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2, clean)?;
 
         let (old, current): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.number < reach.file);
         if reach.file > 0 && current.first().is_none_or(|f| f.number != reach.file) {

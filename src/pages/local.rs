@@ -106,6 +106,26 @@ impl LocalSegments {
         })
     }
 
+    /// The bytes of an extent as they are on the disk: for frames that an earlier session left and that nothing
+    /// vouches for. The system's memory may have bytes that were never flushed, or whose flush failed, so the
+    /// segment is flushed and read anew; the next sync makes durable that it is there.
+    pub fn read_from_disk(&self, extent: Extent) -> Result<Vec<u8>> {
+        let id = extent.segment;
+        let doubtful = {
+            let state = self.state.lock();
+            state.closed.contains_key(&id) && !state.dirty.contains_key(&id)
+        };
+        if doubtful {
+            let file = self.files.get(id, None)?;
+            file.sync().map_err(Error::io(format!("syncing {}", self.files.name(id))))?;
+            file.drop_cached();
+            let mut state = self.state.lock();
+            state.dirty.insert(id, file);
+            state.dirty_dirs.extend(self.files.directories(id));
+        }
+        self.read(extent)
+    }
+
     /// Changes the state and brings the count of promised bytes up to date.
     fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
@@ -171,8 +191,8 @@ impl LocalSegments {
             Some(id)
         });
         let id = id.ok_or_else(|| Error::Invalid("all numbers of segments are used".into()))?;
-        let (file, end, dirs) = self.files.create(id, len)?;
-        self.with_state(|state| state.dirty_dirs.extend(dirs));
+        let (file, end) = self.files.create(id, len)?;
+        self.with_state(|state| state.dirty_dirs.extend(self.files.directories(id)));
         Ok(Open { id, file, used: HEADER_LEN, end })
     }
 

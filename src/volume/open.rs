@@ -273,18 +273,23 @@ fn apply_patch(content: &mut Vec<u8>, patch: Patch, page_size: usize) {
     }
 }
 
-/// Whether all frames that a batch names are whole on the disk.
-fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> bool {
-    batch.changes.iter().all(|(key, value)| match value {
-        Some(value) if key.first() == Some(&keys::PAGE) => {
-            let whole = decode::<PageRecord>(value, "page record").and_then(|record| {
-                let bytes = segments.read(record.extent)?;
-                frame::open(&bytes, record.checksum)
-            });
-            whole.is_ok()
+/// Whether all frames that a batch names are whole on the disk. Errors: the disk cannot be asked.
+fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> Result<bool> {
+    for (key, value) in &batch.changes {
+        let Some(value) = value.as_ref().filter(|_| key.first() == Some(&keys::PAGE)) else { continue };
+        let whole = decode::<PageRecord>(value, "page record").and_then(|record| {
+            let bytes = segments.read_from_disk(record.extent)?;
+            frame::open(&bytes, record.checksum)
+        });
+        match whole {
+            Ok(_) => {}
+            Err(Error::Damaged(_)) => return Ok(false),
+            // A place that cannot be read has nothing that could be brought back.
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => return Ok(false),
+            Err(error) => return Err(error),
         }
-        _ => true,
-    })
+    }
+    Ok(true)
 }
 
 /// Opens a store's directory: takes its lock and checks its format. True for a new store.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::record;
 use crate::error::{Error, Result};
 use crate::io::{File, Io};
 
@@ -27,6 +28,18 @@ impl JournalFile {
     /// Its length, bytes.
     pub fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether a sound record stands at its start.
+    pub fn begins(&self) -> Result<bool> {
+        let failed = || Error::io(format!("reading {}", self.path.display()));
+        let mut header = [0; record::HEADER];
+        let got = self.file.read_at(&mut header, 0).map_err(failed())?;
+        let size = header.get(..got).and_then(record::peek_size);
+        let Some(size) = size.filter(|size| *size as u64 <= self.len()) else { return Ok(false) };
+        let mut bytes = vec![0; size];
+        let got = self.file.read_at(&mut bytes, 0).map_err(failed())?;
+        Ok(bytes.get(..got).is_some_and(|bytes| record::parse(bytes, self.number).is_some()))
     }
 
     /// Everything in it.

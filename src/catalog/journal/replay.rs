@@ -28,7 +28,7 @@ pub(in crate::catalog) struct Replayed {
 pub(in crate::catalog) fn replay(
     files: &[Arc<JournalFile>],
     reached: u64,
-    verify: &mut dyn FnMut(&Batch) -> bool,
+    verify: &mut dyn FnMut(&Batch) -> Result<bool>,
     apply: &mut dyn FnMut(Batch),
 ) -> Result<Replayed> {
     let mut row = Row { next: reached + 1, ..Row::default() };
@@ -55,7 +55,7 @@ pub(in crate::catalog) fn replay(
     let mut unmarked = false;
     let open = row.pending.len();
     for (done, (seq, batch)) in row.pending.into_iter().enumerate() {
-        if !verify(&batch) {
+        if !verify(&batch)? {
             log::warn!(
                 "the journal's batch {seq} refers to content that did not reach the disk; it and {} batches \
                  behind it, none of them synced, are dropped",

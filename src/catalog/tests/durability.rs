@@ -84,7 +84,7 @@ fn a_mark_vouches_for_nothing_that_was_applied_after_before_was_called() {
     let mut asked = 0;
     let verify = &mut |_: &Batch| {
         asked += 1;
-        false
+        Ok(false)
     };
     let catalog = bench.try_open_with(MEMORY, verify).unwrap();
     assert_eq!(count(&catalog), 1);

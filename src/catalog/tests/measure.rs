@@ -13,7 +13,7 @@ fn measure() {
     };
     let bench = Bench::at(dir);
     bench.disk.0.flush_device.store(true, SeqCst);
-    let open = || bench.try_open_with(256 << 20, &mut |_| true).unwrap();
+    let open = || bench.try_open_with(256 << 20, &mut |_| Ok(true)).unwrap();
     let begun = Instant::now();
     let catalog = open();
     println!("create: {:?}", begun.elapsed());

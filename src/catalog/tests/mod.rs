@@ -36,7 +36,11 @@ impl Bench {
         Bench { dir, disk: TestDisk::default(), before: Arc::default() }
     }
 
-    fn try_open_with(&self, memory: usize, verify: &mut dyn FnMut(&Batch) -> bool) -> Result<LocalCatalog> {
+    fn try_open_with(
+        &self,
+        memory: usize,
+        verify: &mut dyn FnMut(&Batch) -> Result<bool>,
+    ) -> Result<LocalCatalog> {
         LocalCatalog::open(OpenOptions {
             io: Arc::new(self.disk.clone()),
             dir: self.dir.path().to_path_buf(),
@@ -53,7 +57,7 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<LocalCatalog> {
-        self.try_open_with(MEMORY, &mut |_| true)
+        self.try_open_with(MEMORY, &mut |_| Ok(true))
     }
 
     fn open(&self) -> LocalCatalog {

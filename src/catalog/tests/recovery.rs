@@ -124,7 +124,7 @@ fn a_batch_whose_content_is_not_there_ends_the_replay() {
     let mut asked = Vec::new();
     let verify = &mut |batch: &Batch| {
         asked.push(batch.changes[0].0.clone());
-        batch.changes[0].0 != b"n000004"
+        Ok(batch.changes[0].0 != b"n000004")
     };
     let catalog = bench.try_open_with(MEMORY, verify).unwrap();
     assert_eq!(count(&catalog), 3);

@@ -118,9 +118,14 @@ impl Files {
         Ok(len)
     }
 
-    /// Makes a segment's file with at least `len` bytes allocated. Returns it, its length and the directories that
-    /// must be synced for it to be found again.
-    pub fn create(&self, id: SegmentId, len: u32) -> Result<(Arc<dyn File>, u32, Vec<PathBuf>)> {
+    /// The directories that must be synced for a new segment to be found again.
+    pub fn directories(&self, id: SegmentId) -> impl Iterator<Item = PathBuf> {
+        let parent = self.dir.parent().map(Path::to_path_buf);
+        [self.folder(id), self.dir.clone()].into_iter().chain(parent)
+    }
+
+    /// Makes a segment's file with at least `len` bytes allocated. Returns it and its length.
+    pub fn create(&self, id: SegmentId, len: u32) -> Result<(Arc<dyn File>, u32)> {
         let failed = || Error::io(format!("making {}", self.name(id)));
         let folder = self.folder(id);
         self.io.create_dir_all(&folder).map_err(failed())?;
@@ -131,10 +136,7 @@ impl Files {
             .allocate(id, &file, 0, len)
             .and_then(|end| file.write_all_at(&header, 0).map_err(failed()).map(|()| end));
         match made {
-            Ok(end) => {
-                let parent = self.dir.parent().map(Path::to_path_buf);
-                Ok((file, end, [folder, self.dir.clone()].into_iter().chain(parent).collect()))
-            }
+            Ok(end) => Ok((file, end)),
             Err(error) => {
                 if let Err(error) = self.io.remove(&self.path(id)) {
                     log::warn!("removing {}, which could not be made: {error}", self.name(id));

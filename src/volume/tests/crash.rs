@@ -16,6 +16,59 @@ fn found(volume: &Volume, name: &str) -> Option<Ino> {
     }
 }
 
+/// Opens the store that is on a disk and looks whether a file is there with its content.
+fn expect(disk: FaultyDisk, name: &str, content: &[u8], seed: u64) {
+    let volume = quiet(&disk);
+    let ino = found(&volume, name).unwrap_or_else(|| panic!("seed {seed}: {name} is gone"));
+    assert!(read(&volume, ino, 0, content.len() as u32) == content, "seed {seed}: {name}");
+    volume.close().unwrap();
+}
+
+#[test]
+fn what_is_found_after_kill_9_and_synced_survives_a_power_loss_after_that() {
+    let content = noise(1, 3 * PAGE as usize);
+    for seed in 0..8 {
+        let disk = FaultyDisk::new(seed);
+        let first = quiet(&disk);
+        let ino = make(&first, "file");
+        write(&first, ino, 0, &content);
+        // In frames and in the journal, and no flush yet.
+        first.flush_file(ino).unwrap();
+        let killed = disk.snapshot();
+        let second = quiet(&killed);
+        let ino = found(&second, "file").expect("every acknowledged change survives kill -9");
+        assert!(read(&second, ino, 0, content.len() as u32) == content);
+        second.fsync(ino, false).unwrap();
+        expect(killed.crash(), "file", &content, seed);
+        first.close().unwrap();
+        second.close().unwrap();
+    }
+}
+
+#[test]
+fn what_a_failed_flush_dropped_is_not_taken_for_stored_by_the_next_mount() {
+    let (old, new) = (noise(1, 3 * PAGE as usize), noise(2, 3 * PAGE as usize));
+    for seed in 0..8 {
+        let disk = FaultyDisk::new(seed);
+        let first = quiet(&disk);
+        let ino = make(&first, "file");
+        write(&first, ino, 0, &old);
+        first.sync().unwrap();
+        write(&first, ino, 0, &new);
+        disk.fail(Kind::Sync, 0, Fault::Errno(libc::EIO));
+        first.fsync(ino, false).expect_err("the flush failed");
+        // The process ends, the machine goes on: its memory still has what the disk has not.
+        let next = disk.snapshot();
+        let second = quiet(&next);
+        let ino = found(&second, "file").unwrap();
+        let content = read(&second, ino, 0, new.len() as u32);
+        second.fsync(ino, false).unwrap();
+        expect(next.crash(), "file", &content, seed);
+        drop(first.close());
+        second.close().unwrap();
+    }
+}
+
 #[test]
 fn a_segment_that_died_after_the_flush_began_is_not_removed_before_the_next_one() {
     let content = noise(1, 3 * PAGE as usize);
