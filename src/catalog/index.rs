@@ -117,6 +117,11 @@ impl Index {
         let path: Arc<Path> = path.into();
         let index = Index { database: Mutex::new(Some(database)), file, io: io.clone(), path };
         let reach = index.reach()?.ok_or_else(|| damaged("this is no index of a catalog".into()))?;
+        if reach.file == 0 {
+            // Who made it may have got no further than the rename.
+            let dir = index.path.parent().unwrap_or(Path::new("."));
+            io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))?;
+        }
         let snapshot = index.snapshot()?;
         Ok((index, snapshot, reach))
     }

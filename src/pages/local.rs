@@ -44,6 +44,10 @@ pub const HEADER_LEN: u32 = 16;
 /// Holes are punched in whole blocks of this size, the usual one of filesystems.
 const BLOCK: u32 = 4096;
 
+/// Files that may wait for a sync, each with a descriptor; whoever appends to one more syncs. The commit interval
+/// must bring 512 MiB of new frames for that, and flushing these takes longer than a flush more.
+const DIRTY_MAX: usize = 8;
+
 /// Segments in a local directory.
 #[derive(Debug)]
 pub struct LocalSegments {
@@ -250,7 +254,14 @@ impl Segments for LocalSegments {
         let written = open.file.write_all_at(frames, u64::from(offset));
         written.map_err(|error| Error::io(format!("writing {}", self.files.name(open.id)))(error))?;
         // Only now: a sync that takes the mark must find the bytes written.
-        self.state.lock().dirty.insert(open.id, open.file);
+        let waiting = {
+            let mut state = self.state.lock();
+            state.dirty.insert(open.id, open.file);
+            state.dirty.len()
+        };
+        if waiting > DIRTY_MAX {
+            self.sync()?;
+        }
         Ok(Extent { segment: open.id, offset, len })
     }
 

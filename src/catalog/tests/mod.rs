@@ -2,6 +2,7 @@
 
 mod disk;
 mod durability;
+mod faults;
 mod measure;
 mod merging;
 mod recovery;

@@ -14,8 +14,9 @@ use crate::format::SegmentId;
 use crate::io::{File, Io};
 use crate::pages::SEGMENT_SIZE;
 
-/// Descriptors kept open for reading: 4 GiB of segments, far below the usual limit of 1024 descriptors.
-const POOL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+/// Descriptors kept open for reading. Few enough that a process with the lowest usual limit, 64, can have a store open and
+/// do something beside it; opening a file again costs microseconds, a tenth of what decompressing a page does.
+const POOL: NonZeroUsize = NonZeroUsize::MIN.saturating_add(23);
 
 /// Room is allocated in steps of this size, so that few appends pay for it.
 const STEP: u32 = 8 << 20;
@@ -98,22 +99,28 @@ impl Files {
         let failed = || Error::io(format!("opening {}", self.name(id)));
         let file = self.io.open(&self.path(id), false).map_err(failed())?;
         let len = file.len().map_err(failed())?;
-        if len == 0 || len % u64::from(GRAIN) != 0 {
-            return Ok(len);
+        let most = u64::from(SEGMENT_SIZE);
+        if len == 0 || len > most || len % u64::from(GRAIN) != 0 {
+            return Ok(len.min(most));
         }
-        let mut chunk = vec![0; GRAIN as usize];
+        let (mut chunk, zeros) = (vec![0; GRAIN as usize], vec![0; GRAIN as usize]);
         let mut zeros_from = len;
         while zeros_from > 0 {
             let start = zeros_from - u64::from(GRAIN);
             file.read_at(&mut chunk, start).map_err(failed())?;
-            if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
+            if chunk != zeros
+                && let Some(last) = chunk.iter().rposition(|byte| *byte != 0)
+            {
                 zeros_from = (start + last as u64 + 1).next_multiple_of(u64::from(super::BLOCK));
                 break;
             }
             zeros_from = start;
         }
-        if zeros_from < len {
-            file.punch(zeros_from, len - zeros_from).map_err(failed())?;
+        // Punching may itself need room, on a full disk: then it has to wait for another opening.
+        if zeros_from < len
+            && let Err(error) = file.punch(zeros_from, len - zeros_from)
+        {
+            log::warn!("giving back room in {}: {error}", self.name(id));
         }
         Ok(len)
     }

@@ -1,0 +1,85 @@
+//! Every operation of a small workload fails once, in every way: what was synced is there afterwards, in
+//! order and without gaps, and nothing that was not applied.
+
+use super::*;
+use crate::io::Io;
+use crate::io::faulty::{Fault, FaultyDisk, Kind};
+
+const FAULTS: [Fault; 3] = [Fault::Errno(libc::EIO), Fault::Errno(libc::ENOSPC), Fault::Short(libc::ENOSPC)];
+
+fn open(disk: &FaultyDisk) -> Result<LocalCatalog> {
+    LocalCatalog::open(OpenOptions {
+        io: Arc::new(disk.clone()),
+        dir: PathBuf::from("/store"),
+        memory: MEMORY,
+        verify: &mut |_| Ok(true),
+        before_checkpoint: Box::new(nothing),
+    })
+}
+
+/// Returns how many batches were applied and how many of those a sync or checkpoint confirmed.
+fn workload(catalog: &LocalCatalog) -> (u64, u64) {
+    let (mut applied, mut synced) = (0, 0);
+    for n in 0..30 {
+        let mut batch = numbered(applied + 1);
+        if n % 4 == 0 {
+            batch.put(b"large".to_vec(), vec![n as u8; 20 << 10]);
+        }
+        if catalog.apply(batch).is_ok() {
+            applied += 1;
+        }
+        let confirmed = match n {
+            4 | 9 | 17 | 28 => catalog.sync(catalog.last_seq(), &nothing).is_ok(),
+            12 | 22 => catalog.checkpoint(&nothing).is_ok(),
+            _ => false,
+        };
+        if confirmed {
+            synced = applied;
+        }
+    }
+    (applied, synced)
+}
+
+#[test]
+fn what_a_sync_confirmed_is_there_whichever_operation_failed_and_however() {
+    for fault in FAULTS {
+        for n in 0.. {
+            let when = format!("{fault:?} at operation {n}");
+            let disk = FaultyDisk::new(n);
+            disk.create_dir_all(Path::new("/store")).unwrap();
+            disk.fail(Kind::Any, n, fault);
+            let before = disk.counts().operations;
+            let (applied, synced) = match open(&disk) {
+                Ok(catalog) => {
+                    let (applied, synced) = workload(&catalog);
+                    assert_eq!(count(&catalog), applied, "{when}: still running");
+                    (applied, synced)
+                }
+                Err(_) => (0, 0),
+            };
+            let struck = disk.counts().operations - before > n;
+            disk.heal();
+            let reopen = |disk: &FaultyDisk, how: &str| match open(disk) {
+                Ok(catalog) => catalog,
+                Err(error) => panic!("{when}, {how}: {error}\n{}", disk.log()),
+            };
+            let found = count(&reopen(&disk.crash(), "power lost"));
+            assert!((synced..=applied).contains(&found), "{when}: {found} of {synced} to {applied}");
+            // What is found after the process has died stays, whatever happens then.
+            let killed = disk.snapshot();
+            let catalog = reopen(&killed, "killed");
+            let found = count(&catalog);
+            assert!((synced..=applied).contains(&found), "{when}, killed: {found} of {synced} to {applied}");
+            let last = count(&reopen(&killed.crash(), "killed, then power lost"));
+            assert_eq!(last, found, "{when}, killed, then power lost");
+            catalog.apply(numbered(found + 1)).unwrap();
+            catalog.sync(catalog.last_seq(), &nothing).unwrap();
+            let last = count(&reopen(&killed.crash(), "in use again, power lost"));
+            assert_eq!(last, found + 1, "{when}, in use again");
+            if !struck {
+                assert_eq!(applied, 30, "without a fault all is well");
+                break;
+            }
+        }
+    }
+}
