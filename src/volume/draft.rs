@@ -251,14 +251,26 @@ impl Volume {
             tree.remove(ino);
         }
         for ino in draft.unlinked {
-            if tree.refs.held(ino) {
+            // A directory is emptied at once, whoever holds it: nothing can be put into it or found there any longer.
+            let full = tree.peek(ino).is_some_and(|inode| inode.is_dir() && inode.rec.size > 0);
+            if tree.refs.held(ino) && !full {
                 tree.unlinked.insert(ino);
             } else {
                 tree.orphans.push(ino);
             }
         }
+        let before = tree.dead;
+        tree.dead += bytes_of(&draft.freed);
+        if before <= self.dead_limit() && tree.dead > self.dead_limit() {
+            self.house.wake();
+        }
         tree.freed.append(&mut draft.freed);
         tree.releases.append(&mut draft.releases);
         Ok(seq)
     }
+}
+
+/// The bytes of extents.
+pub(super) fn bytes_of(extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| u64::from(extent.len)).sum()
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Volume;
-use super::draft::Draft;
+use super::draft::{Draft, bytes_of};
 use super::load::last_batch;
 use super::names::drop_name;
 use super::tree::Tree;
@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long after a failure the sweep is tried again.
 const SWEEP_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long after a failure the commit is tried again.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Keys that are looked up at a time.
 const SWEEP_BATCH: usize = 1024;
@@ -49,12 +52,15 @@ impl Volume {
     /// The life of the committer: makes durable what no fsync has, and gives room back.
     pub(super) fn commit_regularly(&self) {
         while !self.stopping() {
-            self.pause(self.settings.commit_interval);
+            if self.tree.lock().dead <= self.dead_limit() {
+                self.pause(self.settings.commit_interval);
+            }
             if self.read_only().is_some() {
                 continue;
             }
             if let Err(error) = self.commit_now().and_then(|()| self.compact()) {
                 log::error!("the commit failed: {error}");
+                self.pause(COMMIT_AGAIN);
             }
         }
     }
@@ -62,6 +68,7 @@ impl Volume {
     /// Makes all batches durable and frees what they gave up. What comes to be dead while the flush is under
     /// way waits for the next one: its batch may not be durable.
     pub(super) fn commit_now(&self) -> Result<()> {
+        let _clearing = self.clearing.lock();
         let segments = self.segments.list()?;
         let (mut freed, dead, seq) = {
             // No store is between its append and its batch: a closed segment without live bytes is dead for good.
@@ -72,10 +79,20 @@ impl Volume {
             (std::mem::take(&mut tree.freed), dead, self.engine.last_seq())
         };
         let durable = if seq > self.engine.durable_seq() { self.make_durable(seq) } else { Ok(()) };
+        let all = bytes_of(&freed);
         let done = durable.and_then(|()| self.give_back(&mut freed, &dead));
+        let mut tree = self.tree.lock();
+        tree.dead -= all - bytes_of(&freed);
         // What is left is tried again the next time.
-        self.tree.lock().freed.append(&mut freed);
+        tree.freed.append(&mut freed);
         done
+    }
+
+    /// Makes room on the disk of what is unlinked or replaced, now instead of behind the scenes.
+    pub(super) fn clear_out(&self) -> Result<()> {
+        self.reclaim()?;
+        self.work_off_releases()?;
+        self.commit_now()
     }
 
     /// Gives the room of frames and of whole segments back to the disk; nothing durable names them. What could
@@ -257,6 +274,7 @@ impl Volume {
 
     /// Reclaims unlinked inodes that nobody refers to any longer.
     pub(super) fn reclaim(&self) -> Result<()> {
+        let _reclaiming = self.reclaiming.lock();
         let mut failed = Vec::new();
         let mut why = None;
         loop {
@@ -289,7 +307,8 @@ impl Volume {
                     return Ok(None);
                 }
                 let found = (inode.version, inode.rec.clone());
-                if held {
+                let full = inode.is_dir() && inode.rec.size > 0;
+                if held && !full {
                     tree.unlinked.insert(ino);
                     return Ok(None);
                 }

@@ -8,6 +8,7 @@
 //! **Locks**, in the order in which they are taken:
 //!
 //! 0. `sweeping`: one thread at a time works off expiries. Held over I/O, by threads that may wait.
+//!    `reclaiming`, `clearing`: one thread at a time reclaims, and gives room back. Likewise; never two of the three.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -59,6 +60,10 @@ pub use types::*;
 /// Room that is reserved ahead on the disk, so that not every write has to ask for it.
 const DISK_AHEAD: u64 = 32 << 20;
 
+/// The most bytes of replaced content that wait for the next commit: a file that is overwritten again and
+/// again would take the disk's bandwidth times the commit interval otherwise, gigabytes.
+const DEAD_MAX: u64 = 64 << 20;
+
 /// How often a thread that waits for work looks whether the store is being closed.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -79,6 +84,10 @@ pub struct Volume {
     storing: RwLock<()>,
     /// Held by the thread that sweeps what has expired.
     sweeping: Mutex<()>,
+    /// Held by the thread that reclaims what is unlinked.
+    reclaiming: Mutex<()>,
+    /// Held by the thread that commits, and gives room back to the disk.
+    clearing: Mutex<()>,
     /// Segments whose frames cannot be moved.
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
@@ -185,9 +194,13 @@ impl Volume {
     fn check_disk(&self, tree: &Tree, len: u64) -> Step<()> {
         let dirty = self.cache.dirty_bytes();
         if let Some(limit) = self.settings.storage_size_limit
-            && tree.counters.stored + dirty + len > limit
+            && tree.counters.stored + tree.dead + dirty + len > limit
         {
-            return Err(Error::NoSpace.into());
+            // What is dead can be given back.
+            return match tree.counters.stored + dirty + len {
+                live if live <= limit => Err(Pause::Wait(Need::Clearing)),
+                _ => Err(Error::NoSpace.into()),
+            };
         }
         // A page that does not compress takes a header more than its content.
         let need = dirty + len + (dirty + len) / 64 + (64 << 10);
@@ -200,7 +213,15 @@ impl Volume {
             0 => Ok(()),
             more => self.segments.reserve(more),
         };
-        missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes))
+        missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes)).or_else(|error| match error {
+            Error::NoSpace => self.clear_out().and_then(|()| missing(bytes)),
+            error => Err(error),
+        })
+    }
+
+    /// The most bytes that wait to be given back to the disk before the next commit is made early.
+    fn dead_limit(&self) -> u64 {
+        self.settings.storage_size_limit.map_or(DEAD_MAX, |limit| DEAD_MAX.min(limit / 8))
     }
 
     fn frame_number(&self) -> u64 {

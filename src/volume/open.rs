@@ -69,6 +69,8 @@ impl Volume {
             engine,
             segments,
             sweeping: Default::default(),
+            reclaiming: Default::default(),
+            clearing: Default::default(),
             owners: Default::default(),
             storing: Default::default(),
             uncompactable: Default::default(),

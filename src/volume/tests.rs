@@ -361,3 +361,59 @@ fn a_directory_in_which_all_has_expired_is_empty_also_while_the_sweep_is_under_w
     volume.run(|v| v.rmdir(ROOT, b"dir")).unwrap();
     volume.close().unwrap();
 }
+
+#[test]
+fn what_is_overwritten_again_and_again_stays_within_the_size_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = 64 << 20;
+    // No commit comes by itself while this runs.
+    let settings = Settings {
+        storage_size_limit: Some(limit),
+        commit_interval: std::time::Duration::from_secs(3600),
+        ..settings(dir.path())
+    };
+    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System).unwrap();
+    let ino = make(&volume, "key");
+    for round in 0..30 {
+        for (n, piece) in noise(round, 16 << 20).chunks(1 << 20).enumerate() {
+            write(&volume, ino, (n as u64) << 20, piece);
+        }
+        volume.flush_file(ino).unwrap();
+        let (stored, dead) = {
+            let tree = volume.tree.lock();
+            (tree.counters.stored, tree.dead)
+        };
+        assert!(stored + dead <= limit, "round {round}: {stored} live, {dead} dead");
+    }
+    volume.commit_now().unwrap();
+    assert_eq!(volume.tree.lock().dead, 0);
+    assert_eq!(read(&volume, ino, 0, 16 << 20), noise(29, 16 << 20));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_directory_that_expired_under_a_program_takes_nothing_in_any_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let volume = Volume::open(settings(dir.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let top = volume.run(|v| v.mkdir(&ROOTS, ROOT, b"top", 0o755)).unwrap().attr.ino;
+    let below = volume.run(|v| v.mkdir(&ROOTS, top, b"below", 0o755)).unwrap().attr.ino;
+    let file = volume.run(|v| v.mknod(&ROOTS, below, b"file", 0o644, 0)).unwrap().attr.ino;
+    write(&volume, file, 0, b"kept open");
+    expire(&volume, top, "1500");
+    clock.set(Time::new(1_501, 0));
+    volume.sweep().unwrap();
+    volume.reclaim().unwrap();
+    // All three are held, as by a program whose current directory is `below`.
+    for held in [top, below] {
+        let made = volume.run(|v| v.mknod(&ROOTS, held, b"new", 0o644, 0));
+        assert!(matches!(made, Err(Error::NotFound)), "{made:?}");
+    }
+    assert_eq!(read(&volume, file, 0, 100), b"kept open");
+    for held in [file, below, top] {
+        volume.forget(held, 1);
+    }
+    volume.reclaim().unwrap();
+    assert_eq!(volume.tree.lock().counters.inodes, 1, "the root alone is left");
+    volume.close().unwrap();
+}

@@ -197,6 +197,8 @@ pub(super) struct Tree {
     pub orphans: Vec<Ino>,
     /// Extents that nothing refers to once the batches so far are durable.
     pub freed: Vec<Extent>,
+    /// Bytes of extents that are not given back to the disk yet: those of `freed`, and those under way.
+    pub dead: u64,
     /// Releases of possibly shared frames that wait to be worked off.
     pub releases: Vec<Key>,
 }
@@ -216,6 +218,7 @@ impl Tree {
             unlinked: HashSet::new(),
             orphans: Vec::new(),
             freed: Vec::new(),
+            dead: 0,
             releases: Vec::new(),
         }
     }
