@@ -1,0 +1,123 @@
+//! What durable small writes cost: device flushes, and how they are shared.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder::clock::Clock;
+use larder::config::Settings;
+use larder::format::{Ino, ROOT};
+use larder::io::faulty::FaultyDisk;
+use larder::volume::{Caller, Volume};
+
+const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
+
+/// A volume that commits nothing by itself.
+fn open(disk: &FaultyDisk) -> Arc<Volume> {
+    let settings = Settings { commit_interval: Duration::from_secs(3600), ..Settings::new("/store") };
+    Volume::open(settings, Arc::new(disk.clone()), Clock::System).unwrap()
+}
+
+fn make(volume: &Volume, name: &str) -> Ino {
+    volume.run(|v| v.mknod(&CALLER, ROOT, name.as_bytes(), 0o100_644, 0)).unwrap().attr.ino
+}
+
+/// So many writes of 100 bytes, each with its fsync, by one thread a file.
+fn durable_writes(volume: &Volume, files: &[Ino], count: u64) -> Duration {
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for ino in files {
+            scope.spawn(move || {
+                for n in 0..count {
+                    volume.run(|v| v.write(*ino, n * 100, &[n as u8; 100], false)).unwrap();
+                    volume.fsync(*ino, true).unwrap();
+                }
+            });
+        }
+    });
+    begun.elapsed()
+}
+
+#[test]
+fn eight_writers_of_small_durable_writes_have_four_times_the_rate_of_one() {
+    let disk = FaultyDisk::new(1);
+    let volume = open(&disk);
+    let files: Vec<Ino> = (0..8).map(|n| make(&volume, &format!("file{n}"))).collect();
+    volume.sync().unwrap();
+    disk.set_sync_delay(Duration::from_millis(1));
+    let flushes = || volume.stats().unwrap().flushes;
+    // A processor that is busy elsewhere can spoil a round.
+    let mut rounds = Vec::new();
+    for _ in 0..5 {
+        let alone = durable_writes(&volume, &files[..1], 100);
+        let before = flushes();
+        let together = durable_writes(&volume, &files, 100);
+        rounds.push((8.0 * alone.as_secs_f64() / together.as_secs_f64(), flushes() - before));
+        if rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 200) {
+            break;
+        }
+    }
+    let reached = rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 200);
+    assert!(reached, "the gain of 8 threads, and the flushes of their 800 writes: {rounds:?}");
+    disk.set_sync_delay(Duration::ZERO);
+    volume.close().unwrap();
+}
+
+/// The least flushes that a job took: the journal's next file may be made ready in the background meanwhile.
+fn least_flushes(disk: &FaultyDisk, mut job: impl FnMut()) -> u64 {
+    let rounds = (0..4).map(|_| {
+        let before = disk.counts().syncs;
+        job();
+        disk.counts().syncs - before
+    });
+    rounds.min().unwrap()
+}
+
+#[test]
+fn a_small_fsync_costs_one_device_flush() {
+    let disk = FaultyDisk::new(2);
+    let volume = open(&disk);
+    let ino = make(&volume, "file");
+    let mut at = 0;
+    let flushes = least_flushes(&disk, || {
+        for _ in 0..10 {
+            volume.run(|v| v.write(ino, at, &[7; 100], false)).unwrap();
+            at += 100;
+            volume.fsync(ino, false).unwrap();
+        }
+    });
+    assert_eq!(flushes, 10);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_commit_of_a_database_costs_a_device_flush_for_each_fsync_that_it_asks_for() {
+    let disk = FaultyDisk::new(3);
+    let volume = open(&disk);
+    let database = make(&volume, "base.db");
+    volume.run(|v| v.write(database, 0, &[1; 65_536], false)).unwrap();
+    volume.sync().unwrap();
+    // A rollback journal: its content, its head, the database, then the journal is deleted.
+    let flushes = least_flushes(&disk, || {
+        let journal = make(&volume, "base.db-journal");
+        volume.run(|v| v.write(journal, 512, &[2; 4104], false)).unwrap();
+        volume.fsync(journal, true).unwrap();
+        volume.run(|v| v.write(journal, 0, &[3; 512], false)).unwrap();
+        volume.fsync(journal, true).unwrap();
+        volume.run(|v| v.write(database, 8192, &[4; 4096], false)).unwrap();
+        volume.fsync(database, true).unwrap();
+        volume.run(|v| v.unlink(ROOT, b"base.db-journal")).unwrap();
+        volume.forget(journal, 1);
+    });
+    assert_eq!(flushes, 3);
+    // Write-ahead: frames are appended and one fsync makes them durable.
+    let log = make(&volume, "base.db-wal");
+    let mut at = 32;
+    let flushes = least_flushes(&disk, || {
+        volume.run(|v| v.write(log, at, &[5; 4120 * 2], false)).unwrap();
+        at += 4120 * 2;
+        volume.fsync(log, true).unwrap();
+    });
+    assert_eq!(flushes, 1);
+    volume.close().unwrap();
+}
