@@ -116,8 +116,17 @@ impl Directory {
         Ok(file)
     }
 
-    /// Brings a file to its length and makes it durable.
+    /// Makes a file ready. One that cannot be is removed: on a full disk it would take the last room.
     fn fill(&self, file: &JournalFile) -> Result<()> {
+        self.try_fill(file).inspect_err(|_| {
+            if let Err(error) = self.remove(file) {
+                log::warn!("{error}");
+            }
+        })
+    }
+
+    /// Brings a file to its length and makes it durable.
+    fn try_fill(&self, file: &JournalFile) -> Result<()> {
         let what = || Error::io(format!("preparing {}", file.path.display()));
         let mut at = file.len();
         if at > self.file_len {

@@ -60,8 +60,14 @@ impl Writer {
         if let Err(error) = file.file.write_all_at(draft.finish(file.number, seq, self.flushed), self.offset)
         {
             let what = format!("writing {}", file.path.display());
-            // A torn record is no record; but one that came through whole must not stay.
-            if let Err(second) = file.file.write_all_at(&[0; HEADER], self.offset) {
+            // A torn record is no record; but one that came through whole must not stay. What lies in the room that was
+            // made ready is written over, what lies behind it is cut off: a full disk allows both.
+            let ready = file.len().saturating_sub(self.offset).min(HEADER as u64) as usize;
+            let undone = match [0; HEADER].get(..ready).filter(|zeros| !zeros.is_empty()) {
+                Some(zeros) => file.file.write_all_at(zeros, self.offset),
+                None => file.file.set_len(self.offset),
+            };
+            if let Err(second) = undone {
                 self.broken = Some(format!("{what} failed ({error}), and so did undoing it ({second})"));
             }
             return Err(Error::io(what)(error));

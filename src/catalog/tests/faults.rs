@@ -2,6 +2,7 @@
 //! order and without gaps, and nothing that was not applied.
 
 use super::*;
+use crate::error::Error;
 use crate::io::Io;
 use crate::io::faulty::{Fault, FaultyDisk, Kind};
 
@@ -81,5 +82,40 @@ fn what_a_sync_confirmed_is_there_whichever_operation_failed_and_however() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn a_full_disk_never_ends_writing_and_takes_no_files_that_nobody_needs() {
+    for spare in [0, 4096, 30_000, 70_000, 200_000] {
+        let disk = FaultyDisk::new(spare);
+        disk.create_dir_all(Path::new("/store")).unwrap();
+        let catalog = open(&disk).unwrap();
+        let room = disk.room(Path::new("/store")).unwrap();
+        disk.set_capacity(room.total - room.available + spare);
+        let (mut applied, mut refused) = (0, 0);
+        while refused < 40 {
+            match catalog.apply(numbered(applied + 1)) {
+                Ok(_) => applied += 1,
+                Err(Error::NoSpace) => {
+                    refused += 1;
+                    let _ = catalog.checkpoint(&nothing);
+                }
+                Err(error) => panic!("{spare} spare, batch {applied}: {error}"),
+            }
+            match catalog.sync(catalog.last_seq(), &nothing) {
+                Ok(()) | Err(Error::NoSpace) => {}
+                Err(error) => panic!("{spare} spare, batch {applied}: {error}"),
+            }
+        }
+        assert_eq!(count(&catalog), applied, "{spare} spare");
+        assert!(disk.list(Path::new("/store/journal")).unwrap().len() <= 8, "{spare} spare");
+        disk.set_capacity(1 << 40);
+        for _ in 0..10 {
+            applied += 1;
+            catalog.apply(numbered(applied)).unwrap();
+        }
+        catalog.checkpoint(&nothing).unwrap();
+        assert_eq!(count(&open(&disk.crash()).unwrap()), applied, "{spare} spare");
     }
 }
