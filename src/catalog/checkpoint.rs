@@ -132,7 +132,7 @@ impl Inner {
     fn freeze(&self, maintenance: &mut Maintenance) -> Result<bool> {
         let (mut writer, mut view) = loop {
             // An append may take the file before the lock is had: then another is prepared.
-            self.prepare(maintenance, 1)?;
+            self.reserve.or_release(|| self.prepare(maintenance, 1))?;
             let writer = self.writer.lock();
             if !writer.ready.is_empty() {
                 break (writer, self.view.write());
@@ -181,6 +181,9 @@ impl Inner {
         // Taken, so that nobody sleeps through it between asking and waiting.
         drop(self.work.lock());
         self.room.notify_all();
+        if let Err(error) = self.reserve.hold() {
+            log::debug!("{error}");
+        }
         if let Err(error) = self.recycle(maintenance) {
             // The checkpoint itself is done. What is left over is taken up at the next opening.
             log::warn!("recycling the journal's files: {error}");
@@ -239,7 +242,11 @@ pub(super) fn run(inner: &Inner) {
             true => inner.checkpoint(&inner.before_checkpoint),
             false => {
                 let mut maintenance = inner.maintenance.lock();
-                inner.commits.check().and_then(|()| inner.prepare(&mut maintenance, 1))
+                inner
+                    .commits
+                    .check()
+                    .and_then(|()| inner.reserve.hold())
+                    .and_then(|()| inner.prepare(&mut maintenance, 1))
             }
         };
         if let Err(error) = result {

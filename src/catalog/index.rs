@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::Value;
+use super::reserve::Reserve;
 use super::table::{Layer, Layers, merge};
 use crate::error::{Error, Result};
 use crate::format::Key;
@@ -66,6 +67,7 @@ pub(super) struct Index {
     file: Arc<dyn File>,
     io: Arc<dyn Io>,
     path: Arc<Path>,
+    reserve: Arc<Reserve>,
 }
 
 impl Index {
@@ -77,7 +79,7 @@ impl Index {
         // What an interrupted attempt may have left.
         file.set_len(0).map_err(Error::io(format!("emptying {}", draft.display())))?;
         let database = Database::builder()
-            .create_with_backend(Backend { file: file.clone() })
+            .create_with_backend(Backend { file: file.clone(), reserve: None })
             .map_err(failed(&draft, "making"))?;
         write(&database, &Layers::new(), Reach::default()).map_err(failed(&draft, "writing"))?;
         drop(database);
@@ -93,6 +95,7 @@ impl Index {
         path: &Path,
         cache: usize,
         clean: bool,
+        reserve: &Arc<Reserve>,
     ) -> Result<(Index, Snapshot, Reach)> {
         let file = io.open(path, false).map_err(Error::io(format!("opening {}", path.display())))?;
         if !clean {
@@ -107,7 +110,7 @@ impl Index {
         }
         let database = Database::builder()
             .set_cache_size(cache)
-            .create_with_backend(Backend { file: file.clone() })
+            .create_with_backend(Backend { file: file.clone(), reserve: Some(reserve.clone()) })
             .map_err(|error| match redb::Error::from(error) {
                 redb::Error::Io(error) if !foreign(&error) => {
                     Error::io(format!("opening {}", path.display()))(error)
@@ -115,7 +118,13 @@ impl Index {
                 error => damaged(format!("this is no index, or it is damaged ({error})")),
             })?;
         let path: Arc<Path> = path.into();
-        let index = Index { database: Mutex::new(Some(database)), file, io: io.clone(), path };
+        let index = Index {
+            database: Mutex::new(Some(database)),
+            file,
+            io: io.clone(),
+            path,
+            reserve: reserve.clone(),
+        };
         let reach = index.reach()?.ok_or_else(|| damaged("this is no index of a catalog".into()))?;
         if reach.file == 0 {
             // Who made it may have got no further than the rename.
@@ -167,10 +176,12 @@ impl Index {
         // At worst every entry touches another page, which is written anew, but there are no more pages to
         // touch than the file has; what is new is split in pages that may be half full.
         let touched = (entries as u64 * 4096).min(self.disk_bytes());
-        if room.available < touched + 3 * bytes as u64 + (1 << 20) {
-            return Err(Error::NoSpace);
+        let need = touched + 3 * bytes as u64 + (1 << 20);
+        match room.available {
+            enough if enough >= need => Ok(()),
+            with_reserve if with_reserve + self.reserve.bytes() >= need && self.reserve.release() => Ok(()),
+            _ => Err(Error::NoSpace),
         }
-        Ok(())
     }
 
     /// Writes layers (the newest last) in one durable transaction and returns the index that has them.
@@ -236,6 +247,8 @@ fn foreign(error: &io::Error) -> bool {
 #[derive(Debug)]
 struct Backend {
     file: Arc<dyn File>,
+    /// What a full disk is met with, if others took the room that was there when it was asked for.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl StorageBackend for Backend {
@@ -262,6 +275,13 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        match (self.file.write_all_at(data, offset), &self.reserve) {
+            (Err(error), Some(reserve))
+                if error.kind() == io::ErrorKind::StorageFull && reserve.release() =>
+            {
+                self.file.write_all_at(data, offset)
+            }
+            (written, _) => written,
+        }
     }
 }

@@ -19,6 +19,7 @@ use super::checkpoint::{self, Maintenance, Work};
 use super::commit::Commits;
 use super::index::{Index, Reach, Snapshot, draft_of};
 use super::journal::{self, Directory, JournalFile, Writer};
+use super::reserve::Reserve;
 use super::table::{self, Layer, Layers, Table};
 use super::{Batch, CatalogStats, Engine, Value};
 use crate::error::{Error, Result};
@@ -63,6 +64,7 @@ pub(super) struct View {
 pub(super) struct Inner {
     pub directory: Directory,
     pub index: Index,
+    pub reserve: Arc<Reserve>,
     pub writer: Mutex<Writer>,
     pub view: RwLock<View>,
     pub commits: Commits,
@@ -97,6 +99,10 @@ const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
 /// Journal files in use at which a checkpoint begins.
 const FILES: u64 = 4;
 
+/// What is kept for a full disk, in journal files: one more than a checkpoint turns to, and as much for the index
+/// as half a table takes.
+const RESERVE_FILES: u64 = 3;
+
 impl LocalCatalog {
     /// Opens the catalog, making an empty one when nothing is there, and replays the journal.
     /// Errors: `Damaged` naming the file that is missing, foreign or not readable.
@@ -126,8 +132,9 @@ impl LocalCatalog {
                 .map_err(Error::io(format!("removing {}", draft_of(&path).display())))?;
         }
         // After a clean end the journal is empty.
+        let reserve = Arc::new(Reserve::open(io.clone(), dir.join("reserve"), RESERVE_FILES * file_len));
         let clean = !files.iter().map(|file| file.begins()).collect::<Result<Vec<_>>>()?.contains(&true);
-        let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2, clean)?;
+        let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2, clean, &reserve)?;
 
         let (old, current): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.number < reach.file);
         if reach.file > 0 && current.first().is_none_or(|f| f.number != reach.file) {
@@ -149,7 +156,7 @@ impl LocalCatalog {
             _ => {
                 // Everything goes into the index and the journal on to a file with a new number: what
                 // was cut off can then never come back, wherever this is interrupted.
-                let next = maintenance.prepare(&directory)?;
+                let next = reserve.or_release(|| maintenance.prepare(&directory))?;
                 if replayed.unmarked {
                     before_checkpoint()?;
                 }
@@ -163,6 +170,7 @@ impl LocalCatalog {
         let inner = Arc::new(Inner {
             directory,
             index,
+            reserve,
             writer: Mutex::new(writer),
             view: RwLock::new(View { table: Table::default(), frozen: None, index: snapshot }),
             commits: Commits::new(last),
@@ -210,7 +218,10 @@ impl Inner {
     /// Appends a record, and poisons the catalog where the journal cannot go on.
     pub fn append(&self, writer: &mut Writer, draft: &mut journal::Draft) -> Result<u64> {
         self.commits.check()?;
-        let result = writer.append(draft);
+        let mut result = writer.append(draft);
+        if matches!(result, Err(Error::NoSpace)) && writer.broken.is_none() && self.reserve.release() {
+            result = writer.append(draft);
+        }
         if let Some(why) = &writer.broken {
             self.commits.poison(why);
         }
@@ -285,7 +296,7 @@ impl Engine for LocalCatalog {
             (seq, full, writer.ready.is_empty())
         };
         inner.batches.fetch_add(1, Relaxed);
-        if full || unprepared {
+        if full || unprepared || !inner.reserve.held() {
             inner.ask(full);
         }
         Ok(Seq(seq))
@@ -293,6 +304,14 @@ impl Engine for LocalCatalog {
 
     fn has_room(&self) -> bool {
         self.inner.has_room()
+    }
+
+    fn is_short(&self) -> bool {
+        let short = !self.inner.reserve.held();
+        if short {
+            self.inner.ask(false);
+        }
+        short
     }
 
     fn wait_for_room(&self) -> Result<()> {

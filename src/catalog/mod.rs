@@ -16,6 +16,7 @@ mod commit;
 mod index;
 mod journal;
 mod local;
+mod reserve;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -89,6 +90,10 @@ pub trait Engine: Send + Sync {
 
     /// Whether the table has room for more batches. Where not, wait with [`Engine::wait_for_room`].
     fn has_room(&self) -> bool;
+
+    /// Whether the disk is full and the catalog lives on the room that it keeps for that: what adds to the
+    /// store is to be refused with `NoSpace` then, so that what makes room can be noted.
+    fn is_short(&self) -> bool;
 
     /// Waits until a checkpoint has made room in the table.
     fn wait_for_room(&self) -> Result<()>;

@@ -176,7 +176,7 @@ impl Volume {
     /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.
     /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells).
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<()> {
-        self.ready()?;
+        self.ready_to_add()?;
         let mut tree = self.tree.lock();
         if data.is_empty() {
             // Changes nothing, not even a time (write(2)).

@@ -156,6 +156,12 @@ impl Volume {
         if self.engine.has_room() { Ok(()) } else { Err(Pause::Wait(Need::Catalog)) }
     }
 
+    /// As [`Volume::ready`], for a change that adds something: refused while the disk is full.
+    fn ready_to_add(&self) -> Step<()> {
+        self.ready()?;
+        if self.engine.is_short() { Err(Error::NoSpace.into()) } else { Ok(()) }
+    }
+
     fn check_writable(&self) -> Result<()> {
         match self.read_only() {
             None => Ok(()),

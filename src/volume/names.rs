@@ -168,7 +168,7 @@ impl Volume {
         rdev: u32,
         target: Option<Box<[u8]>>,
     ) -> Step<Entry> {
-        self.ready()?;
+        self.ready_to_add()?;
         check_name(name)?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
@@ -253,7 +253,7 @@ impl Volume {
 
     /// A further name for an inode; takes a reference.
     pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Step<Entry> {
-        self.ready()?;
+        self.ready_to_add()?;
         check_name(name)?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);

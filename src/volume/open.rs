@@ -303,8 +303,17 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
     let format = dir.join("FORMAT");
     let known = there.iter().any(|path| is(&path, "FORMAT"));
     // What a first mount that was cut short may have left.
-    let own =
-        ["lock", "larder.toml", "larder.log", "control", "journal", "segments", "index.redb", "FORMAT.new"];
+    let own = [
+        "lock",
+        "larder.toml",
+        "larder.log",
+        "control",
+        "journal",
+        "segments",
+        "index.redb",
+        "FORMAT.new",
+        "reserve",
+    ];
     if !known && there.iter().any(|path| own.iter().all(|name| !is(&path, name))) {
         return Err(Error::store(
             dir,

@@ -109,7 +109,7 @@ impl Volume {
 
     /// Sets an attribute. `flags` as setxattr(2): `XATTR_CREATE`, `XATTR_REPLACE`.
     pub fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Step<()> {
-        self.ready()?;
+        self.ready_to_add()?;
         if name.len() > NAME_MAX {
             return Err(Error::Range.into());
         }

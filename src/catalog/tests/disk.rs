@@ -87,7 +87,7 @@ impl File for TestFile {
         let spend = |n: u64| n.checked_sub(1);
         if self.journal && self.hooks.fail_writes.fetch_update(SeqCst, SeqCst, spend).is_ok() {
             self.file.write_all_at(&buf[..buf.len() / 2], offset)?;
-            return Err(Error::from_raw_os_error(libc::ENOSPC));
+            return Err(Error::from_raw_os_error(libc::EIO));
         }
         self.file.write_all_at(buf, offset)
     }

@@ -55,7 +55,8 @@ fn what_a_failed_flush_dropped_is_not_taken_for_stored_by_the_next_mount() {
         write(&first, ino, 0, &old);
         first.sync().unwrap();
         write(&first, ino, 0, &new);
-        disk.fail(Kind::Sync, 0, Fault::Errno(libc::EIO));
+        // The first may be those of the journal's next file, which is made ready in the background.
+        (0..6).for_each(|n| disk.fail(Kind::Sync, n, Fault::Errno(libc::EIO)));
         first.fsync(ino, false).expect_err("the flush failed");
         // The process ends, the machine goes on: its memory still has what the disk has not.
         let next = disk.snapshot();
@@ -100,4 +101,52 @@ fn a_segment_that_died_after_the_flush_began_is_not_removed_before_the_next_one(
         volume.close().unwrap();
     }
     assert!(kept > 0, "no crash that lost the unlink: the test shows nothing");
+}
+
+#[test]
+fn a_disk_that_others_fill_to_the_last_byte_stops_no_deletion_and_ends_nothing() {
+    let disk = FaultyDisk::new(3);
+    let volume = quiet(&disk);
+    for n in 0..400 {
+        let ino = make(&volume, &format!("file{n}"));
+        write(&volume, ino, 0, &noise(n + 1, 300));
+        volume.forget(ino, 1);
+    }
+    volume.sync().unwrap();
+    let room = crate::io::Io::room(&disk, Path::new("/store")).unwrap();
+    disk.set_capacity(room.total - room.available);
+    // More than the journal and the table have room for: names that are long fill both.
+    let mut made = 0;
+    let refused = (0..100_000).find_map(|n| {
+        let name = format!("{n:0200}");
+        match volume.run(|v| v.mknod(&ROOTS, ROOT, name.as_bytes(), 0o644, 0)) {
+            Ok(entry) => {
+                volume.forget(entry.attr.ino, 1);
+                made = n + 1;
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?} after {made}");
+    assert_eq!(volume.read_only(), None);
+    for n in 0..400 {
+        volume.run(|v| v.unlink(ROOT, format!("file{n}").as_bytes())).expect("deletable when full");
+    }
+    volume.sync().unwrap();
+    assert_eq!(volume.read_only(), None);
+    assert_eq!(found(&volume, "file7"), None);
+    disk.set_capacity(1 << 40);
+    // The reserve is taken back first, in the background.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while found(&volume, "again").is_none() {
+        assert!(std::time::Instant::now() < until, "there is room, and it is not used");
+        let _ = volume.run(|v| v.mknod(&ROOTS, ROOT, b"again", 0o644, 0));
+    }
+    volume.sync().unwrap();
+    let after = quiet(&disk.crash());
+    assert!(found(&after, "again").is_some() && found(&after, "file7").is_none());
+    assert!(found(&after, &format!("{:0200}", made - 1)).is_some());
+    after.close().unwrap();
+    volume.close().unwrap();
 }

@@ -35,7 +35,7 @@ fn workload(segments: &LocalSegments) -> Told {
     let mut told = Told::default();
     for n in 0..14u64 {
         let class = [Class::Lasting, Class::Lasting, Class::Day][n as usize % 3];
-        let bytes = samples::noise(1 + (n * 48_611 % 300_000) as usize, n);
+        let bytes = samples::noise(1 + (n * 48_611 % 40_000) as usize, n);
         if let Ok(extent) = segments.append(class, &bytes) {
             told.appended.push((extent, bytes));
         }
