@@ -21,7 +21,7 @@ use fuser::{
     ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
-use super::convert::{self, GENERATION, attributes, ttl};
+use super::convert::{self, GENERATION, attr_ttl, attributes};
 use super::counters::{Counters, Request};
 use super::errno;
 use super::workers::Workers;
@@ -188,8 +188,9 @@ impl Listing for ReplyDirectoryPlus {
 
     fn put(&mut self, entry: &DirEntry<'_>) -> bool {
         // Only `.` and `..` come without; of these the kernel takes number and type and no more.
+        // fuser has one time here for the name and the attributes: the shorter one.
         let (ttl, attr) = match &entry.entry {
-            Some(known) => (ttl(known), attributes(&known.attr)),
+            Some(known) => (attr_ttl(known), attributes(&known.attr)),
             None => (std::time::Duration::ZERO, convert::no_attributes(entry.ino, entry.kind)),
         };
         !self.add(attr.ino, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
