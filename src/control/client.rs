@@ -1,11 +1,11 @@
 //! The command's end of the socket.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::{Answer, Request, SOCKET};
+use super::{Answer, MAX_ANSWER, Request, SOCKET};
 use crate::error::{Error, Result};
 
 /// Asks the daemon of a store, and waits for the answer as long as it takes: a sync of much dirty
@@ -32,7 +32,7 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
+    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer).map_err(failed)?;
     if answer.is_empty() {
         return Err(Error::store(
             store,

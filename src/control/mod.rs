@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,9 @@ pub const MAX_CLIENTS: usize = 16;
 
 /// The longest request, bytes.
 pub const MAX_REQUEST: u64 = 4096;
+
+/// The longest answer that a client takes in, bytes. A mount of another user may be answered by anything.
+pub const MAX_ANSWER: u64 = 1 << 20;
 
 /// How long a client may take to send its request, or to take in the answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -144,14 +148,20 @@ fn start(stream: UnixStream, shared: &Arc<Shared>) {
         shared.clients.fetch_sub(1, Ordering::AcqRel);
         return send(stream, &Answer::Error("too many clients at once; try again".to_owned()));
     }
-    let here = Arc::clone(shared);
-    let spawned = std::thread::Builder::new().name("control-client".to_owned()).spawn(move || {
-        serve(stream, &here);
-        here.clients.fetch_sub(1, Ordering::AcqRel);
-    });
+    let place = Place(Arc::clone(shared));
+    let spawned =
+        std::thread::Builder::new().name("control-client".to_owned()).spawn(move || serve(stream, &place.0));
     if let Err(error) = spawned {
-        shared.clients.fetch_sub(1, Ordering::AcqRel);
         log::warn!("control socket: {error}");
+    }
+}
+
+/// A client's place among the [`MAX_CLIENTS`], given back however its thread ends, also when it was not started.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -171,7 +181,8 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
             Err(error) => return send(stream, &Answer::Error(error.to_string())),
         }
     }
-    match (shared.handler)(request) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| (shared.handler)(request)));
+    match outcome.unwrap_or_else(|_| Err(Error::Damaged("the request panicked; see the log".to_owned()))) {
         Ok(value) if request != Request::Umount => send(stream, &Answer::Ok(value)),
         Ok(_) => {}
         Err(error) => {

@@ -82,3 +82,37 @@ fn a_dead_daemons_socket_is_replaced_and_the_new_one_is_private_however_long_the
     assert!(ask(&store, Request::Sync).is_ok());
     control.finish(&Ok(()));
 }
+
+#[test]
+fn a_request_that_panics_is_answered_and_costs_no_place() {
+    let store = tempfile::tempdir().unwrap();
+    let control = Control::serve(store.path(), |request| match request {
+        Request::Status => Ok(serde_json::Value::Null),
+        _ => panic!("on purpose"),
+    })
+    .unwrap();
+    for _ in 0..=MAX_CLIENTS {
+        let error = ask(store.path(), Request::Sync).unwrap_err().to_string();
+        assert!(error.contains("panicked"), "{error}");
+    }
+    // A place is given back a moment after its answer.
+    while control.shared.clients.load(Ordering::Acquire) > 0 {
+        std::thread::yield_now();
+    }
+    ask(store.path(), Request::Status).unwrap();
+    assert!(ask(store.path(), Request::Umount).is_err());
+    assert!(control.shared.waiting.lock().is_empty());
+    control.finish(&Ok(()));
+}
+
+#[test]
+fn an_answer_without_end_is_given_up() {
+    let store = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(store.path().join(SOCKET)).unwrap();
+    let babbler = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while stream.write_all(&[b' '; 4096]).is_ok() {}
+    });
+    assert!(ask(store.path(), Request::Status).is_err());
+    babbler.join().unwrap();
+}
