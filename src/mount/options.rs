@@ -9,7 +9,7 @@ use crate::config::NAMES;
 use crate::error::{Error, Result};
 
 /// Options that mean something to mount(8), systemd or the boot, and nothing to a filesystem.
-const NOT_OURS: [&str; 12] = [
+const NOT_OURS: [&str; 24] = [
     "defaults",
     "auto",
     "noauto",
@@ -22,7 +22,22 @@ const NOT_OURS: [&str; 12] = [
     "relatime",
     "norelatime",
     "owner",
+    "group",
+    "strictatime",
+    "nostrictatime",
+    "lazytime",
+    "nolazytime",
+    "diratime",
+    "nodiratime",
+    "silent",
+    "loud",
+    "nomand",
+    "noiversion",
+    "exclusive",
 ];
+
+/// Starts of such options that have a value.
+const NOT_OURS_WITH_VALUE: [&str; 6] = ["x-", "X-", "comment=", "user=", "uhelper=", "helper="];
 
 /// How to mount.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +74,7 @@ impl Options {
                 "sync" => MountOption::Sync,
                 "dirsync" => MountOption::DirSync,
                 known if NOT_OURS.contains(&known) => continue,
-                known if known.starts_with("x-") || known.starts_with("comment=") => continue,
+                known if NOT_OURS_WITH_VALUE.iter().any(|start| known.starts_with(start)) => continue,
                 other => match other.split_once('=') {
                     Some((name, value)) if NAMES.contains(&name) => {
                         options.settings.push((name.to_owned(), value.to_owned()));
@@ -111,8 +126,11 @@ impl Options {
         }
         let mut config = fuser::Config::default();
         config.mount_options = options.flags;
+        // fusermount3 gets all options in one string; a comma in the path would begin another one.
+        let name = store.display().to_string();
+        let name = if root { name } else { name.replace('\\', r"\\").replace(',', r"\,") };
         config.mount_options.extend([
-            MountOption::FSName(store.display().to_string()),
+            MountOption::FSName(name),
             // As a custom option, since fuser keeps `Subtype` from the kernel when root mounts; with it
             // the type shows as fuse.larder.
             MountOption::CUSTOM("subtype=larder".to_owned()),
@@ -149,6 +167,19 @@ mod tests {
         assert_eq!(options.settings, [("storage-size-limit".to_owned(), "1G".to_owned())]);
         assert_eq!(options.config(Path::new("/s"), false).acl, SessionACL::All);
         assert_eq!(Options::default().config(Path::new("/s"), false).acl, SessionACL::Owner);
+    }
+
+    #[test]
+    fn a_comma_in_the_stores_path_is_no_option() {
+        let store = Path::new(r"/a\b,allow_other");
+        let fsname = |root| {
+            Options::default().config(store, root).mount_options.into_iter().find_map(|option| match option {
+                MountOption::FSName(name) => Some(name),
+                _ => None,
+            })
+        };
+        assert_eq!(fsname(false).as_deref(), Some(r"/a\\b\,allow_other"));
+        assert_eq!(fsname(true).as_deref(), Some(r"/a\b,allow_other"));
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub fn check(store: &Path, point: &Path) -> Result<PathBuf> {
     let store = std::fs::canonicalize(store)
         .or_else(|_| std::path::absolute(store))
         .map_err(Error::io("store path"))?;
+    if store.to_str().is_none() {
+        // It shows as what is mounted, and that is how the other commands find it.
+        return Err(Error::store(store, "the path of a store must be UTF-8; rename it"));
+    }
     if store.starts_with(&resolved) {
         let why =
             "the store lies inside the mount point, which would hide it; use a directory beside the store";
@@ -74,9 +78,10 @@ fn unusable(point: &Path, error: &std::io::Error) -> Error {
     Error::store(point, why)
 }
 
-/// Whether the daemon behind a mount is gone: "Transport endpoint is not connected".
-fn is_dead(point: &Path) -> bool {
-    std::fs::metadata(point).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+/// Whether the daemon behind a mount is gone: "Transport endpoint is not connected", or the connection was
+/// aborted. Asked by statfs(2), which always goes to the daemon; stat(2) is answered from what the kernel keeps.
+pub fn is_dead(point: &Path) -> bool {
+    matches!(nix::sys::statvfs::statvfs(point), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
 /// Takes a mount out of the tree; it ends when its last user is gone.
@@ -111,10 +116,49 @@ fn unmount_with(point: &Path, flags: MntFlags, fusermount: &str) -> Result<()> {
     }
 }
 
+/// Where one mount is in the tree: its mount point, and its device, by which it is told from another mount
+/// that has been made at the same place since.
+#[derive(Clone, Debug)]
+pub struct Place {
+    point: PathBuf,
+    device: String,
+}
+
+impl Place {
+    /// The mount point.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Unmounts. Errors: busy; or what is mounted there is another filesystem.
+    pub fn unmount(&self) -> Result<()> {
+        self.check()?;
+        unmount(&self.point)
+    }
+
+    /// Takes the mount out of the tree; it ends when its last user is gone. Errors: as for `unmount`.
+    pub fn detach(&self) -> Result<()> {
+        self.check()?;
+        detach(&self.point)
+    }
+
+    fn check(&self) -> Result<()> {
+        match table::at(&self.point).map_err(Error::io("reading /proc/self/mountinfo"))? {
+            Some(mount) if mount.device == self.device => Ok(()),
+            Some(mount) => {
+                let why =
+                    format!("a {} lies over this mount or in its place; unmount that first", mount.fstype);
+                Err(Error::store(&self.point, why))
+            }
+            None => Err(Error::store(&self.point, "it is mounted here no longer")),
+        }
+    }
+}
+
 /// A mounted volume.
 pub struct Session {
     inner: fuser::Session<Adapter>,
-    point: PathBuf,
+    place: Place,
     counters: Arc<Counters>,
 }
 
@@ -139,14 +183,22 @@ impl Session {
             };
             Error::store(point, format!("mounting failed: {error}{remedy}"))
         })?;
-        set_readahead(point);
+        let mount = table::at(point).map_err(Error::io("reading /proc/self/mountinfo"))?;
+        let device = mount.map(|mount| mount.device).unwrap_or_default();
+        let place = Place { point: point.to_owned(), device };
+        set_readahead(&place);
         forward_events(volume, inner.notifier())?;
-        Ok(Session { inner, point: point.to_owned(), counters })
+        Ok(Session { inner, place, counters })
     }
 
     /// How often each kind of request came.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> Place {
+        self.place.clone()
     }
 
     /// Answers requests until the mount is gone; requests that workers have are finished then.
@@ -165,7 +217,7 @@ impl Session {
         };
         if ended.is_err() {
             // Nobody answers any more: out of the tree with it, whatever the outcome.
-            let _ = detach(&self.point);
+            let _ = self.place.detach();
         }
         ended
     }
@@ -173,9 +225,8 @@ impl Session {
 
 /// Raises the kernel's readahead for the mount, which FUSE itself can only lower. Needs root; without,
 /// sequential reads of what is not cached are slower, and that is all.
-fn set_readahead(point: &Path) {
-    let Ok(Some(mount)) = table::at(point) else { return };
-    let file = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+fn set_readahead(place: &Place) {
+    let file = format!("/sys/class/bdi/{}/read_ahead_kb", place.device);
     if let Err(error) = std::fs::write(&file, READAHEAD_KIB.to_string()) {
         log::info!("{file}: {error}; readahead stays at the kernel's default");
     }

@@ -2,7 +2,7 @@
 //! so a mount that hangs or is dead does not hold us up.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// The type under which our mounts show.
@@ -80,22 +80,25 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-/// Where a path leads, when what it names may be a dead mount: its parent is resolved, itself is not touched.
+/// Where a path leads, when what it names may be a mount that does not let us in: a dead one, or another
+/// user's. Then its parent is resolved, and itself is not touched.
 pub fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     match std::fs::canonicalize(&path) {
         Ok(resolved) => Ok(resolved),
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            let name = path.file_name().map(|name| name.as_bytes()).unwrap_or_default();
-            Ok(std::fs::canonicalize(parent)?.join(std::ffi::OsStr::from_bytes(name)))
+        Err(error) => {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
+            let Ok(parent) = std::fs::canonicalize(parent) else { return Err(error) };
+            let resolved = parent.join(name);
+            if at(&resolved)?.is_some() { Ok(resolved) } else { Err(error) }
         }
-        Err(error) => Err(error),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
