@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder::clock::Clock;
 use larder::config::{FILE_NAME, NEW_FILE, Settings};
@@ -12,16 +13,16 @@ use larder::error::{Error, Result};
 use larder::io::RealDisk;
 use larder::mount::counters::Counters;
 use larder::mount::options::Options;
-use larder::mount::session::{self, Session};
+use larder::mount::session::{Place, Session};
 use larder::volume::Volume;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
 use serde_json::json;
+
+use super::log_file::LogFile;
 
 /// What the background process says on stdout once the mount answers.
 pub const READY: &str = "mounted";
-
-/// The log of a daemon in the background, in its store.
-const LOG: &str = "larder.log";
 
 /// Opens the store, mounts it, serves it until it is unmounted, and closes it.
 pub fn run(
@@ -35,14 +36,21 @@ pub fn run(
     // Before any thread is started, so that all inherit it: signals go to `watch` alone.
     let signals = watched();
     signals.thread_block().map_err(|errno| Error::io("blocking signals")(errno.into()))?;
+    // Who may read a file is decided by the mount; the store, where all of them lie, is its owner's alone.
+    umask(Mode::from_bits_truncate(0o077));
     let store = settings.storage_path.clone();
     let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System)?;
     let served = serve(&volume, &store, new, point, options, background, log_level, signals);
     match served {
         Ok((session, control)) => {
             let ended = session.run();
-            let closed = volume.close();
-            let outcome = ended.and(closed);
+            if CLOSING.swap(true, Ordering::AcqRel) {
+                // A signal came first; whoever got it closes, and ends the process.
+                loop {
+                    std::thread::park();
+                }
+            }
+            let outcome = ended.and(close(&volume));
             control.finish(&outcome);
             match &outcome {
                 Ok(()) => log::info!("{}: unmounted, everything is durable", point.display()),
@@ -57,6 +65,15 @@ pub fn run(
             Err(error)
         }
     }
+}
+
+/// Whether the volume is being closed: it is once, by the one who finds this false.
+static CLOSING: AtomicBool = AtomicBool::new(false);
+
+/// Closes the volume. Errors: also, when it had turned read-only, why: not everything is durable then.
+fn close(volume: &Volume) -> Result<()> {
+    volume.close()?;
+    volume.read_only().map_or(Ok(()), |why| Err(Error::ReadOnly(why)))
 }
 
 #[expect(
@@ -77,13 +94,13 @@ fn serve(
         let file = store.join(FILE_NAME);
         std::fs::write(&file, NEW_FILE).map_err(Error::io(format!("writing {}", file.display())))?;
     }
-    start_log(background.then(|| store.join(LOG)).as_deref(), log_level)?;
+    start_log(background.then_some(store), log_level)?;
     let session = Session::mount(volume, store, point, options)?;
     let control = {
-        let (volume, counters, point) = (Arc::clone(volume), session.counters(), point.to_owned());
-        Control::serve(store, move |request| handle(request, &volume, &counters, &point))?
+        let (volume, counters, place) = (Arc::clone(volume), session.counters(), session.place());
+        Control::serve(store, move |request| handle(request, &volume, &counters, &place))?
     };
-    let watcher = (Arc::clone(volume), session.counters(), point.to_owned());
+    let watcher = (Arc::clone(volume), session.counters(), session.place());
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || watch(&signals, &watcher.0, &watcher.1, &watcher.2))
@@ -95,13 +112,18 @@ fn serve(
     Ok((session, control))
 }
 
-fn handle(request: Request, volume: &Volume, counters: &Counters, point: &Path) -> Result<serde_json::Value> {
+fn handle(
+    request: Request,
+    volume: &Volume,
+    counters: &Counters,
+    place: &Place,
+) -> Result<serde_json::Value> {
     match request {
         Request::Status => {
             let mut figures = serde_json::to_value(volume.stats()?)
                 .map_err(|error| Error::io("writing the figures")(error.into()))?;
             if let Some(object) = figures.as_object_mut() {
-                object.insert("mountpoint".to_owned(), json!(point.display().to_string()));
+                object.insert("mountpoint".to_owned(), json!(place.point().display().to_string()));
                 object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
                 object.insert("pid".to_owned(), json!(std::process::id()));
                 let requests: serde_json::Map<_, _> =
@@ -113,8 +135,11 @@ fn handle(request: Request, volume: &Volume, counters: &Counters, point: &Path) 
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
         Request::Umount => {
             // Most of what is dirty goes to the disk while the mount still serves.
-            volume.sync()?;
-            session::unmount(point).map(|()| serde_json::Value::Null)
+            // Where that can no longer be done, staying mounted would not help; the last answer says so.
+            match volume.sync() {
+                Err(error) if volume.read_only().is_none() => Err(error),
+                _ => place.unmount().map(|()| serde_json::Value::Null),
+            }
         }
     }
 }
@@ -124,48 +149,75 @@ fn watched() -> SigSet {
 }
 
 /// Waits for signals. The first that asks for the end unmounts once everything is durable; where the
-/// mount is in use it is taken out of the tree, and ends with its last user. A second one ends at once.
-fn watch(signals: &SigSet, volume: &Volume, counters: &Counters, point: &Path) {
-    let mut asked = false;
+/// mount is in use it is taken out of the tree, and ends with its last user. A second one closes the store
+/// though it is in use, a third ends the process whatever is under way: a disk that hangs must not keep it.
+fn watch(signals: &SigSet, volume: &Arc<Volume>, counters: &Counters, place: &Place) {
+    let mut asked = 0;
     loop {
-        match signals.wait() {
+        let signal = match signals.wait() {
             Ok(Signal::SIGUSR1) => {
                 let list: Vec<String> = counters.list().map(|(name, n)| format!("{name} {n}")).collect();
                 log::warn!("requests so far: {}", list.join(", "));
+                continue;
             }
-            Ok(signal) if asked => {
-                log::warn!("{signal} again: ending though the mount is in use");
-                let closed = volume.close();
-                std::process::exit(i32::from(closed.is_err()));
+            Ok(signal) => signal,
+            Err(errno) => {
+                log::error!("waiting for signals: {errno}");
+                continue;
             }
-            Ok(signal) => {
-                asked = true;
-                log::info!("{signal}: unmounting");
-                if let Err(error) = volume.sync() {
-                    log::error!("{error}");
-                }
-                if let Err(error) = session::unmount(point) {
-                    log::warn!("{error}; it ends when its last user is gone");
-                    if let Err(error) = session::detach(point) {
-                        log::error!("{error}");
-                    }
-                }
-            }
-            Err(errno) => log::error!("waiting for signals: {errno}"),
+        };
+        asked += 1;
+        let (volume, place) = (Arc::clone(volume), place.clone());
+        let act: Box<dyn FnOnce() + Send> = match asked {
+            1 => Box::new(move || leave(signal, &volume, &place)),
+            2 => Box::new(move || close_and_end(signal, &volume)),
+            _ => std::process::exit(1),
+        };
+        // Not here: it may wait for the disk, and the next signal must still be heard.
+        if let Err(error) = std::thread::Builder::new().name("end".to_owned()).spawn(act) {
+            log::error!("{signal}: {error}; send it again");
         }
     }
 }
 
-fn start_log(file: Option<&Path>, level: Option<&str>) -> Result<()> {
+/// What the first signal does.
+fn leave(signal: Signal, volume: &Volume, place: &Place) {
+    log::info!("{signal}: unmounting");
+    if let Err(error) = volume.sync() {
+        log::error!("{error}");
+    }
+    if let Err(error) = place.unmount() {
+        log::warn!("{error}; the daemon ends when its last user is gone");
+        if let Err(error) = place.detach() {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// What the second signal does.
+fn close_and_end(signal: Signal, volume: &Volume) {
+    if CLOSING.swap(true, Ordering::AcqRel) {
+        log::warn!("{signal} again: the store is being closed; one more ends that");
+        return;
+    }
+    log::warn!("{signal} again: ending though the mount is in use");
+    let closed = close(volume);
+    if let Err(error) = &closed {
+        log::error!("{error}");
+    }
+    std::process::exit(i32::from(closed.is_err()));
+}
+
+/// Logs to stderr, or to the log file of a store.
+fn start_log(store: Option<&Path>, level: Option<&str>) -> Result<()> {
     let default = env_logger::Env::default().default_filter_or("info,fuser=warn");
     let mut builder = env_logger::Builder::from_env(default);
     if let Some(level) = level {
         builder.parse_filters(level);
     }
-    if let Some(path) = file {
-        let open = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        let file = open.map_err(Error::io(format!("opening {}", path.display())))?;
-        builder.target(env_logger::Target::Pipe(Box::new(file)));
+    if let Some(store) = store {
+        let failed = Error::io(format!("opening the log in {}", store.display()));
+        builder.target(env_logger::Target::Pipe(Box::new(LogFile::open(store).map_err(failed)?)));
     }
     builder.try_init().map_err(|error| Error::Config(format!("the log: {error}")))?;
     // In the background stderr leads nowhere, and a panic has to be read somewhere.

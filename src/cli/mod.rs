@@ -2,6 +2,7 @@
 //! command line is wrong. Errors go to stderr as `larder: what: why; what to do`.
 
 mod daemon;
+mod log_file;
 mod mount;
 mod status;
 mod sync;
@@ -77,4 +78,21 @@ fn store_of(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
             Ok((resolved, point.map(|mount| mount.point.clone())))
         }
     }
+}
+
+/// Does something with each store. Where they were not `named`, one at which it fails is reported and does not
+/// keep the others from their turn.
+fn for_each(named: bool, stores: Vec<PathBuf>, each: impl Fn(&Path) -> Result<()>) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for store in stores {
+        match each(&store) {
+            Ok(()) => {}
+            Err(error) if named => return Err(error),
+            Err(error) => {
+                eprintln!("larder: {}: {error}", store.display());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
 }

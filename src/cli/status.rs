@@ -30,12 +30,12 @@ impl Status {
         if stores.is_empty() && !self.json {
             println!("no store is mounted");
         }
-        for store in stores {
-            let figures = match ask(&store, Request::Status) {
+        super::for_each(self.path.is_some(), stores, |store| {
+            let figures = match ask(store, Request::Status) {
                 Ok(figures) => figures,
-                Err(Error::NotFound) if larder_store(&store) => json!({"mountpoint": null}),
+                Err(Error::NotFound) if larder_store(store) => json!({"mountpoint": null}),
                 Err(Error::NotFound) => {
-                    return Err(Error::store(&store, "neither a store nor a mount point"));
+                    return Err(Error::store(store, "neither a store nor a mount point"));
                 }
                 Err(error) => return Err(error),
             };
@@ -48,8 +48,8 @@ impl Status {
             } else {
                 print(&store.display().to_string(), &figures);
             }
-        }
-        Ok(ExitCode::SUCCESS)
+            Ok(())
+        })
     }
 }
 

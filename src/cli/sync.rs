@@ -26,12 +26,10 @@ impl Sync {
                 mounts.into_iter().filter(table::Mount::is_ours).map(|mount| mount.source).collect()
             }
         };
-        for store in stores {
-            ask(&store, Request::Sync).map_err(|error| match error {
-                Error::NotFound => Error::store(&store, "not mounted, so there is nothing to sync"),
-                other => other,
-            })?;
-        }
-        Ok(ExitCode::SUCCESS)
+        super::for_each(self.path.is_some(), stores, |store| match ask(store, Request::Sync) {
+            Ok(_) => Ok(()),
+            Err(Error::NotFound) => Err(Error::store(store, "not mounted, so there is nothing to sync")),
+            Err(error) => Err(error),
+        })
     }
 }

@@ -34,7 +34,19 @@ impl Umount {
         match ask(&store, Request::Umount) {
             Ok(_) => Ok(ExitCode::SUCCESS),
             // The daemon is gone: what is left is a dead mount.
-            Err(Error::NotFound) => session::detach(&point).map(|()| ExitCode::SUCCESS),
+            Err(Error::NotFound) if session::is_dead(&point) => {
+                session::detach(&point).map(|()| ExitCode::SUCCESS)
+            }
+            Err(Error::NotFound) if !mounted(&point)? => Ok(ExitCode::SUCCESS),
+            // It lives, and may have much to write: success now would be a lie.
+            Err(Error::NotFound) => {
+                let why = format!(
+                    "its daemon does not listen in {} (was the store moved?); a bare umount(8) unmounts it, and the \
+                     daemon ends when everything is written",
+                    store.display()
+                );
+                Err(Error::store(&point, why))
+            }
             Err(error) => {
                 let users = users_of(&point);
                 if users.is_empty() {
@@ -44,6 +56,11 @@ impl Umount {
             }
         }
     }
+}
+
+fn mounted(point: &Path) -> Result<bool> {
+    let mount = table::at(point).map_err(Error::io("reading /proc/self/mountinfo"))?;
+    Ok(mount.is_some_and(|mount| mount.is_ours()))
 }
 
 /// The processes with a file or directory of the mount open, as far as we may look.

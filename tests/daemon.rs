@@ -1,0 +1,190 @@
+//! The daemon behind a mount: its end, its mount point, its store, and who may start it. Real mounts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::mounted::{Mounted, can_mount, have, larder, stderr, succeeds, wait_until};
+
+fn umount(path: &Path) -> std::process::Output {
+    larder([Path::new("umount"), path])
+}
+
+#[test]
+fn nothing_in_a_store_is_open_to_other_users() {
+    let Some(mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("secret"), vec![b'x'; 1 << 20]).unwrap();
+    mounted.sync();
+    let mut todo = vec![mounted.store()];
+    let mut seen = 0;
+    while let Some(path) = todo.pop() {
+        let stat = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(stat.mode() & 0o077, 0, "{} has mode {:o}", path.display(), stat.mode());
+        if stat.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen}");
+}
+
+#[test]
+fn the_size_on_disk_that_a_listing_saw_before_the_flush_is_not_kept() {
+    let Some(mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("file"), vec![b'x'; 100]).unwrap();
+    // Does not compress (splitmix64).
+    let noise = (0..1 << 20).map(|n: u64| {
+        let n = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let n = (n ^ n >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((n ^ n >> 27).wrapping_mul(0x94D0_49BB_1331_11EB) >> 40) as u8
+    });
+    let noise: Vec<u8> = noise.collect();
+    fs::write(mounted.at("file"), noise).unwrap();
+    // As ls -l: the listing brings the attributes.
+    for entry in fs::read_dir(mounted.point()).unwrap() {
+        entry.unwrap().metadata().unwrap();
+    }
+    mounted.sync();
+    wait_until("the size on disk", Duration::from_secs(5), || {
+        fs::metadata(mounted.at("file")).unwrap().blocks() * 512 >= 1 << 19
+    });
+}
+
+#[test]
+fn a_mount_whose_daemon_died_is_replaced_though_the_kernel_still_knows_its_root() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::metadata(mounted.point()).unwrap();
+    mounted.kill();
+    mounted.mount();
+    fs::write(mounted.at("file"), "x").unwrap();
+}
+
+#[test]
+fn what_lies_over_a_mount_is_never_unmounted_in_its_place() {
+    let Some(mounted) = Mounted::new() else { return };
+    let point = mounted.point();
+    mount(Some("over"), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    fs::write(point.join("of the other"), "x").unwrap();
+    let refused = umount(&mounted.store());
+    let mut status = Command::new(env!("CARGO_BIN_EXE_larder"));
+    let status = succeeds(status.arg("status").arg(mounted.store()).arg("--json"));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let pid = Pid::from_raw(status["pid"].as_i64().unwrap() as i32);
+    kill(pid, Signal::SIGTERM).unwrap();
+    wait_until("the refusal", Duration::from_secs(10), || mounted.log().matches("tmpfs").count() >= 2);
+    let there = point.join("of the other").exists();
+    umount2(&point, MntFlags::empty()).unwrap();
+    assert!(there, "the other filesystem was unmounted");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("tmpfs"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_mount_whose_store_was_moved_away_is_not_called_unmounted() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("file"), "x").unwrap();
+    let elsewhere = mounted.store().with_extension("moved");
+    fs::rename(mounted.store(), &elsewhere).unwrap();
+    let refused = umount(&mounted.point());
+    let alive = mounted.at("file").exists();
+    fs::rename(&elsewhere, mounted.store()).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(alive);
+    mounted.umount();
+}
+
+#[test]
+fn a_bare_umount_ends_the_daemon_and_everything_is_there_after_it() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("file"), vec![b'x'; 3 << 20]).unwrap();
+    umount2(&mounted.point(), MntFlags::empty()).unwrap();
+    wait_until("the end", Duration::from_secs(10), || mounted.log().contains("everything is durable"));
+    wait_until("the lock", Duration::from_secs(10), || {
+        larder([Path::new("mount"), &mounted.store(), &mounted.point()]).status.success()
+    });
+    assert_eq!(fs::metadata(mounted.at("file")).unwrap().len(), 3 << 20);
+    mounted.umount();
+}
+
+#[test]
+fn a_user_mounts_by_fusermount_also_a_store_with_a_comma_in_its_path() {
+    if !can_mount() || !have("fusermount3") {
+        return;
+    }
+    if fs::metadata("/dev/fuse").unwrap().mode() & 0o006 != 0o006 {
+        println!("skipped: /dev/fuse is root's alone here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(dir.path(), all).unwrap();
+    let program = dir.path().join("larder");
+    fs::copy(env!("CARGO_BIN_EXE_larder"), &program).unwrap();
+    let (store, point) = (dir.path().join("own/a,nodev\\ store"), dir.path().join("own/mnt"));
+    fs::create_dir_all(&point).unwrap();
+    const NOBODY: u32 = 65_534;
+    for path in [dir.path().join("own"), point.clone()] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let as_nobody = |program: &Path, arguments: &[&Path]| {
+        let mut command = Command::new(program);
+        command.env_remove("LARDER_LOG").args(arguments).current_dir("/").uid(NOBODY).gid(NOBODY);
+        command.output().unwrap()
+    };
+    let mounted = as_nobody(&program, &[Path::new("mount"), &store, &point]);
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    let copied = as_nobody(Path::new("cp"), &[&program, &point.join("copy")]);
+    // Root is another user to it, and is not let in; it may end the mount all the same.
+    let denied = fs::read_dir(&point).is_err();
+    let status = as_nobody(&program, &[Path::new("status"), &point]);
+    let unmounted = umount(&point);
+    if !unmounted.status.success() {
+        let _ = umount2(&point, MntFlags::MNT_DETACH);
+    }
+    assert!(copied.status.success(), "{}", stderr(&copied));
+    assert!(denied);
+    assert!(status.status.success(), "{}", stderr(&status));
+    assert!(unmounted.status.success(), "{}", stderr(&unmounted));
+    let mounted = as_nobody(&program, &[Path::new("mount"), &store, &point]);
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    let same = as_nobody(Path::new("cmp"), &[&program, &point.join("copy")]);
+    let unmounted = as_nobody(&program, &[Path::new("umount"), &point]);
+    assert!(same.status.success(), "{}", stderr(&same));
+    assert!(unmounted.status.success(), "{}", stderr(&unmounted));
+}
+
+#[test]
+fn the_helper_of_mount_takes_what_mount_hands_it_and_refuses_what_it_does_not_know() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, point) = (dir.path().join("store"), dir.path().join("mnt"));
+    fs::create_dir(&point).unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_larder")).parent().unwrap();
+    let helper = |options: &str| {
+        let mut command = Command::new("sh");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/mount.fuse.larder"));
+        command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        command.arg(&store).arg(&point).args(["-o", options, "-t", "fuse.larder"]).output().unwrap()
+    };
+    let refused = helper("rw,fancy");
+    assert_eq!(refused.status.code(), Some(32), "as mount(8) says of a failure");
+    assert!(stderr(&refused).contains("-o fancy"), "{}", stderr(&refused));
+    let mounted = helper("rw,noexec,user=root,nofail,cache-size-limit=32MiB");
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    let line = fs::read_to_string("/proc/mounts").unwrap();
+    let line = line.lines().find(|line| line.contains(point.to_str().unwrap())).unwrap().to_owned();
+    let unmounted = umount(&point);
+    assert!(unmounted.status.success(), "{}", stderr(&unmounted));
+    assert!(line.contains(" fuse.larder ") && line.contains("noexec"), "{line}");
+}
