@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn the_log_and_the_one_before_it_stay_within_their_limit_and_the_last_lines_are_there() {
         let store = tempfile::tempdir().unwrap();
-        let line = [b'x'; 1 << 16];
+        let line = "x".repeat(1 << 16);
         let lines = 5 * LIMIT / line.len() as u64;
         for n in 0..lines {
             // A remount in the middle changes nothing.
             let mut log = LogFile::open(store.path()).unwrap();
-            log.write_all(&line).unwrap();
-            log.write_all(format!("{n}\n").as_bytes()).unwrap();
+            // One write a line, as the logger does.
+            log.write_all(format!("{line}{n}\n").as_bytes()).unwrap();
         }
         let read = |name: &str| std::fs::read(store.path().join(name)).unwrap();
         assert!(read(NAME).ends_with(format!("x{}\n", lines - 1).as_bytes()));
