@@ -349,7 +349,7 @@ impl Engine for LocalCatalog {
             flushes: inner.commits.flushes(),
             checkpoints: inner.checkpoints.load(Relaxed),
             table_bytes: (inner.active_bytes.load(Relaxed) + inner.frozen_bytes.load(Relaxed)) as u64,
-            disk_bytes: inner.index.disk_bytes() + inner.writer.lock().disk_bytes(),
+            disk_bytes: inner.index.disk_bytes() + inner.writer.lock().disk_bytes() + inner.reserve.bytes(),
         }
     }
 }

@@ -59,6 +59,10 @@ pub struct LocalSegments {
     syncing: Mutex<Option<String>>,
     /// `state.room.promised()`, to be read without the lock.
     promised: AtomicU64,
+    /// Bytes on the disk, and the most that there may be. The first is an account, brought up to date behind each
+    /// change: asking a file that is being written would make the next flush slower.
+    allocated: AtomicU64,
+    limit: AtomicU64,
 }
 
 /// What is known of the segments. Locked for moments only, never over I/O.
@@ -90,8 +94,10 @@ impl LocalSegments {
     pub fn open(io: Arc<dyn Io>, dir: PathBuf) -> Result<LocalSegments> {
         let files = Files::new(io, dir);
         let mut closed = BTreeMap::new();
+        let mut allocated = 0;
         for id in files.scan()? {
             closed.insert(id, files.settle(id)?);
+            allocated += files.allocated(id, None)?;
         }
         let next = closed.last_key_value().map_or(Some(1), |(id, _)| id.0.checked_add(1)).unwrap_or(u32::MAX);
         let state = State {
@@ -107,6 +113,8 @@ impl LocalSegments {
             changing: Mutex::new(()),
             syncing: Mutex::new(None),
             promised: AtomicU64::new(0),
+            allocated: AtomicU64::new(allocated),
+            limit: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -168,7 +176,7 @@ impl LocalSegments {
         if let Some(open) = &current
             && open.used + len <= SEGMENT_SIZE
         {
-            return self.extend(open, open.used + len - open.end);
+            return self.extend(open, open.used + len - open.end).map(drop);
         }
         let given_up = match self.with_state(|state| state.room.take_spare(class, len)) {
             Some(given_up) => given_up,
@@ -180,11 +188,24 @@ impl LocalSegments {
         given_up.map_or(Ok(()), |open| self.retire(&open))
     }
 
-    /// Allocates at least `more` bytes behind the end of an open segment. With `changing` held.
-    fn extend(&self, open: &Open, more: u32) -> Result<()> {
-        let end = self.files.allocate(open.id, &open.file, open.end, more)?;
+    /// Allocates at least `more` bytes behind the end of an open segment, and returns the new end. With
+    /// `changing` held.
+    fn extend(&self, open: &Open, more: u32) -> Result<u32> {
+        let end = self.files.allocate(open.id, &open.file, open.end, more, self.left())?;
+        self.allocated.fetch_add(u64::from(end - open.end), Ordering::AcqRel);
         self.with_state(|state| state.room.extended(open.id, end));
-        Ok(())
+        Ok(end)
+    }
+
+    /// Bytes that may be allocated within the limit.
+    fn left(&self) -> u64 {
+        self.limit.load(Ordering::Acquire).saturating_sub(self.allocated())
+    }
+
+    /// Takes note of bytes that were given back to the disk.
+    fn gave_back(&self, bytes: u64) {
+        let less = |all: u64| Some(all.saturating_sub(bytes));
+        let _always = self.allocated.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
     /// A new segment of at least `len` bytes, header included. With `changing` held.
@@ -195,7 +216,8 @@ impl LocalSegments {
             Some(id)
         });
         let id = id.ok_or_else(|| Error::Invalid("all numbers of segments are used".into()))?;
-        let (file, end) = self.files.create(id, len)?;
+        let (file, end) = self.files.create(id, len, self.left())?;
+        self.allocated.fetch_add(u64::from(end), Ordering::AcqRel);
         self.with_state(|state| state.dirty_dirs.extend(self.files.directories(id)));
         Ok(Open { id, file, used: HEADER_LEN, end })
     }
@@ -209,8 +231,7 @@ impl LocalSegments {
             let after = match growable {
                 Some(open) => {
                     let more = open.missing(missing);
-                    let end = self.files.allocate(open.id, &open.file, open.end, more)?;
-                    self.with_state(|state| state.room.extended(open.id, end));
+                    let end = self.extend(&open, more)?;
                     Open { end, ..open }.promised()
                 }
                 None => {
@@ -230,7 +251,9 @@ impl LocalSegments {
     fn retire(&self, open: &Open) -> Result<()> {
         self.with_state(|state| state.closed.insert(open.id, u64::from(open.used)));
         self.files.keep(open.id, open.file.clone());
-        self.files.cut(open.id, &open.file, open.used)
+        self.files.cut(open.id, &open.file, open.used)?;
+        self.gave_back(u64::from(open.end.saturating_sub(open.used.next_multiple_of(BLOCK))));
+        Ok(())
     }
 }
 
@@ -243,6 +266,14 @@ impl Segments for LocalSegments {
 
     fn reserved(&self) -> u64 {
         self.promised.load(Ordering::Acquire)
+    }
+
+    fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Acquire)
+    }
+
+    fn set_limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Release);
     }
 
     fn append(&self, class: Class, frames: &[u8]) -> Result<Extent> {
@@ -331,7 +362,9 @@ impl Segments for LocalSegments {
         }
         let file = self.files.get(extent.segment, open)?;
         file.punch(start, end - start)
-            .map_err(Error::io(format!("freeing room in {}", self.files.name(extent.segment))))
+            .map_err(Error::io(format!("freeing room in {}", self.files.name(extent.segment))))?;
+        self.gave_back(end - start);
+        Ok(())
     }
 
     /// What was reserved in an open segment is reserved elsewhere: before it goes if there is room for
@@ -347,7 +380,9 @@ impl Segments for LocalSegments {
             state.room.take(id).is_some() || closed
         });
         if known {
+            let held = self.files.allocated(id, open.map(|open| open.file))?;
             self.files.remove(id)?;
+            self.gave_back(held);
         }
         match moved {
             Err(Error::NoSpace) => self.grow(promised, None),

@@ -57,6 +57,10 @@ pub trait Segments: Send + Sync {
     fn reserve(&self, bytes: u64) -> Result<()>;
     /// Bytes that can be appended without another [`Segments::reserve`].
     fn reserved(&self) -> u64;
+    /// Bytes that the segments take on the disk, with what is reserved. Blocks that are dead in part count.
+    fn allocated(&self) -> u64;
+    /// Sets how much that may be at most: what needs more is `NoSpace`.
+    fn set_limit(&self, bytes: u64);
     /// Appends one or more frames in one piece and tells where they came to lie. Not durable yet.
     fn append(&self, class: Class, frames: &[u8]) -> Result<Extent>;
     /// The bytes of an extent.

@@ -19,6 +19,7 @@ const CHUNK: u64 = 4 << 20;
 impl Volume {
     /// Compacts the segment that gives back the most, when there is one.
     pub(super) fn compact(&self) -> Result<()> {
+        let _compacting = self.compacting.lock();
         let segments = self.segments.list()?;
         let worst = {
             let tree = self.tree.lock();

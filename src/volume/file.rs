@@ -200,7 +200,7 @@ impl Volume {
         let len = data.len() as u64;
         let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
         check_size(end, inode.rec.page_shift)?;
-        self.check_disk(tree, len)?;
+        self.check_disk(len)?;
         let inode = tree.file(ino)?;
         let shift = inode.rec.page_shift;
         let mut rest = data;
@@ -395,7 +395,7 @@ impl Volume {
         check_size(end, inode.rec.page_shift)?;
         let size = if keep { inode.rec.size } else { inode.rec.size.max(end) };
         if !clear {
-            self.check_disk(&tree, len)?;
+            self.check_disk(len)?;
         }
         let inode = tree.file(ino)?;
         let mut rec = inode.rec.clone();

@@ -81,6 +81,7 @@ impl Volume {
         let durable = if seq > self.engine.durable_seq() { self.make_durable(seq) } else { Ok(()) };
         let all = bytes_of(&freed);
         let done = durable.and_then(|()| self.give_back(&mut freed, &dead));
+        self.bound_segments();
         let mut tree = self.tree.lock();
         tree.dead -= all - bytes_of(&freed);
         // What is left is tried again the next time.

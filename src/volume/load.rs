@@ -31,7 +31,6 @@ impl Volume {
             Need::Disk(bytes) => self.reserve(bytes),
             Need::Catalog => self.engine.wait_for_room(),
             Need::Flushed(ino) => self.flush_file(ino),
-            Need::Clearing => self.clear_out(),
             Need::Sweep => {
                 // Also when the janitor has put it off after a failure, which is the caller's then.
                 self.set_next_expiry(i64::MIN);

@@ -8,7 +8,8 @@
 //! **Locks**, in the order in which they are taken:
 //!
 //! 0. `sweeping`: one thread at a time works off expiries. Held over I/O, by threads that may wait.
-//!    `reclaiming`, `clearing`: one thread at a time reclaims, and gives room back. Likewise; never two of the three.
+//!    `reclaiming`, `compacting`: likewise. Never two of the three.
+//!    `clearing`: one thread at a time commits and gives room back. Likewise; behind `compacting`.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -86,6 +87,8 @@ pub struct Volume {
     sweeping: Mutex<()>,
     /// Held by the thread that reclaims what is unlinked.
     reclaiming: Mutex<()>,
+    /// Held by the thread that compacts.
+    compacting: Mutex<()>,
     /// Held by the thread that commits, and gives room back to the disk.
     clearing: Mutex<()>,
     /// Segments whose frames cannot be moved.
@@ -197,17 +200,8 @@ impl Volume {
     }
 
     /// Refuses content for which there is no room on the disk; asks for it where none is reserved yet.
-    fn check_disk(&self, tree: &Tree, len: u64) -> Step<()> {
+    fn check_disk(&self, len: u64) -> Step<()> {
         let dirty = self.cache.dirty_bytes();
-        if let Some(limit) = self.settings.storage_size_limit
-            && tree.counters.stored + tree.dead + dirty + len > limit
-        {
-            // What is dead can be given back.
-            return match tree.counters.stored + dirty + len {
-                live if live <= limit => Err(Pause::Wait(Need::Clearing)),
-                _ => Err(Error::NoSpace.into()),
-            };
-        }
         // A page that does not compress takes a header more than its content.
         let need = dirty + len + (dirty + len) / 64 + (64 << 10);
         if self.segments.reserved() >= need { Ok(()) } else { Err(Pause::Wait(Need::Disk(need))) }
@@ -219,10 +213,22 @@ impl Volume {
             0 => Ok(()),
             more => self.segments.reserve(more),
         };
-        missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes)).or_else(|error| match error {
-            Error::NoSpace => self.clear_out().and_then(|()| missing(bytes)),
-            error => Err(error),
-        })
+        let clearing: [fn(&Volume) -> Result<()>; 2] = [Volume::clear_out, Volume::compact];
+        let mut had = missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes));
+        for clear in clearing {
+            if matches!(had, Err(Error::NoSpace)) {
+                clear(self)?;
+                had = missing(bytes);
+            }
+        }
+        had
+    }
+
+    /// Leaves the segments what the store may take on the disk and the catalog does not.
+    fn bound_segments(&self) {
+        if let Some(limit) = self.settings.storage_size_limit {
+            self.segments.set_limit(limit.saturating_sub(self.engine.stats().disk_bytes));
+        }
     }
 
     /// The most bytes that wait to be given back to the disk before the next commit is made early.
@@ -297,10 +303,13 @@ impl Volume {
         let dir = &self.settings.storage_path;
         let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
         let counters = self.tree.lock().counters;
-        let used = counters.stored + self.cache.dirty_bytes();
+        let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
         let (total, free) = match self.settings.storage_size_limit {
-            Some(limit) => (limit, limit.saturating_sub(used).min(room.available)),
-            None => (room.total, room.available),
+            Some(limit) => {
+                let used = self.segments.allocated() + self.engine.stats().disk_bytes;
+                (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
+            }
+            None => (room.total, room.available + ahead),
         };
         Ok(StatFs { total, free, files: counters.inodes, files_free: u64::from(u32::MAX) })
     }
@@ -312,12 +321,11 @@ impl Volume {
             (tree.counters, tree.weight() as u64)
         };
         let (cache, catalog) = (self.cache.stats(), self.engine.stats());
-        let segments: u64 = self.segments.list()?.iter().map(|segment| segment.allocated).sum();
         Ok(Stats {
             inodes: counters.inodes,
             content_bytes: counters.content,
             stored_bytes: counters.stored,
-            disk_bytes: segments + catalog.disk_bytes,
+            disk_bytes: self.segments.allocated() + catalog.disk_bytes,
             size_limit: self.settings.storage_size_limit,
             cache_used: cache.used + metadata + catalog.table_bytes,
             cache_dirty: cache.dirty,

@@ -35,10 +35,13 @@ struct Budget {
 }
 
 impl Budget {
-    /// Half for pages of content, of which half may be dirty, the rest for metadata.
-    fn of(limit: u64) -> Budget {
-        let limit = limit as usize;
-        Budget { pages: limit / 2, dirty: limit / 4, tree: limit / 4, catalog: limit / 4 }
+    /// Half for pages of content, of which half may be dirty, the rest for metadata. The journal grows with the
+    /// catalog's memory: in a store that must stay small it gets less.
+    fn of(settings: &Settings) -> Budget {
+        let limit = settings.cache_size_limit as usize;
+        let catalog =
+            settings.storage_size_limit.map_or(limit / 4, |disk| (limit / 4).min(disk as usize / 8));
+        Budget { pages: limit / 2, dirty: limit / 4, tree: limit / 4, catalog }
     }
 }
 
@@ -49,7 +52,7 @@ impl Volume {
         let dir = settings.storage_path.clone();
         let (lock, fresh) = open_directory(&*io, &dir)?;
         let segments = Arc::new(LocalSegments::open(io.clone(), dir.join("segments"))?);
-        let budget = Budget::of(settings.cache_size_limit);
+        let budget = Budget::of(&settings);
         let synced = segments.clone();
         let engine = LocalCatalog::open(OpenOptions {
             io: io.clone(),
@@ -70,6 +73,7 @@ impl Volume {
             segments,
             sweeping: Default::default(),
             reclaiming: Default::default(),
+            compacting: Default::default(),
             clearing: Default::default(),
             owners: Default::default(),
             storing: Default::default(),
@@ -87,6 +91,7 @@ impl Volume {
             volume.found()?;
             write_format(&*volume.io, &dir)?;
         }
+        volume.bound_segments();
         volume.recover()?;
         volume.start()?;
         Ok(volume)

@@ -33,8 +33,6 @@ pub enum Need {
     Attributes(Ino),
     /// A page in memory.
     Page(Ino, PageNo),
-    /// What is dead given back to the disk.
-    Clearing,
     /// The page records of an inode in memory, of the pages from the first to before the second.
     Extents(Ino, PageNo, PageNo),
     /// The keys that have expired swept away.

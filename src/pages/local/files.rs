@@ -132,7 +132,7 @@ impl Files {
     }
 
     /// Makes a segment's file with at least `len` bytes allocated. Returns it and its length.
-    pub fn create(&self, id: SegmentId, len: u32) -> Result<(Arc<dyn File>, u32)> {
+    pub fn create(&self, id: SegmentId, len: u32, left: u64) -> Result<(Arc<dyn File>, u32)> {
         let failed = || Error::io(format!("making {}", self.name(id)));
         let folder = self.folder(id);
         self.io.create_dir_all(&folder).map_err(failed())?;
@@ -140,7 +140,7 @@ impl Files {
         let mut header = [MAGIC, VERSION.to_le_bytes(), id.0.to_le_bytes(), [0; 4]].concat();
         header.truncate(HEADER_LEN as usize);
         let made = self
-            .allocate(id, &file, 0, len)
+            .allocate(id, &file, 0, len, left)
             .and_then(|end| file.write_all_at(&header, 0).map_err(failed()).map(|()| end));
         match made {
             Ok(end) => Ok((file, end)),
@@ -153,11 +153,21 @@ impl Files {
         }
     }
 
-    /// Allocates at least `more` bytes from `end` on and returns where the room ends now.
-    pub fn allocate(&self, id: SegmentId, file: &Arc<dyn File>, end: u32, more: u32) -> Result<u32> {
+    /// Allocates at least `more` bytes from `end` on, at most `left`, and returns where the room ends now.
+    pub fn allocate(
+        &self,
+        id: SegmentId,
+        file: &Arc<dyn File>,
+        end: u32,
+        more: u32,
+        left: u64,
+    ) -> Result<u32> {
         let mut result = Err(Error::NoSpace);
         for unit in [STEP, GRAIN] {
             let new = end.saturating_add(more).next_multiple_of(unit).min(SEGMENT_SIZE);
+            if u64::from(new - end) > left {
+                continue;
+            }
             let done = file.allocate(u64::from(end), u64::from(new - end));
             result = done.map(|()| new).map_err(Error::io(format!("allocating room in {}", self.name(id))));
             if !matches!(result, Err(Error::NoSpace)) {
