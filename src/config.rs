@@ -156,7 +156,10 @@ impl Settings {
             "storage-encryption" => match value {
                 "none" => {}
                 "aes-256-gcm" | "chacha20-poly1305" => return Err(not_yet(place, value, "none")),
-                _ => return Err(bad("use none".to_owned())),
+                _ => {
+                    let known = "aes-256-gcm and chacha20-poly1305 are not yet available";
+                    return Err(bad(format!("use none; {known}")));
+                }
             },
             "cache-size-limit" => {
                 self.cache_size_limit =
@@ -169,7 +172,7 @@ impl Settings {
             }
             "cache-eviction-policy" => match value {
                 "none" => {}
-                "lru" | "lfu" | "fifo" | "ttl" => return Err(not_yet(place, value, "none")),
+                "lru" | "lfu" | "size" | "ttl" => return Err(not_yet(place, value, "none")),
                 _ => return Err(bad("use none".to_owned())),
             },
             "cache-compression-threshold" => {

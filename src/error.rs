@@ -79,6 +79,9 @@ pub enum Error {
         /// What is wrong with it and what to do.
         why: String,
     },
+    /// Another process has the store open.
+    #[error("{path}: the store is open in another process: unmount it there first (larder status tells where)", path = .0.display())]
+    InUse(PathBuf),
     /// Stored data does not match its checksum, or its structure is impossible.
     #[error("damaged: {0}")]
     Damaged(String),

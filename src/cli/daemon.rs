@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use larder::clock::Clock;
 use larder::config::{FILE_NAME, NEW_FILE, Settings};
@@ -14,6 +15,7 @@ use larder::io::RealDisk;
 use larder::mount::counters::Counters;
 use larder::mount::options::Options;
 use larder::mount::session::{Place, Session};
+use larder::mount::table;
 use larder::volume::Volume;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
@@ -39,7 +41,7 @@ pub fn run(
     // Who may read a file is decided by the mount; the store, where all of them lie, is its owner's alone.
     umask(Mode::from_bits_truncate(0o077));
     let store = settings.storage_path.clone();
-    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System)?;
+    let volume = open(&settings)?;
     let served = serve(&volume, &store, new, point, options, background, log_level, signals);
     match served {
         Ok((session, control)) => {
@@ -66,6 +68,24 @@ pub fn run(
         }
     }
 }
+
+/// Opens the store. After a bare umount(8) its daemon still writes for a while: that one is waited for, not one
+/// that serves a mount.
+fn open(settings: &Settings) -> Result<Arc<Volume>> {
+    let begun = Instant::now();
+    loop {
+        let opened = Volume::open(settings.clone(), Arc::new(RealDisk), Clock::System);
+        let Err(Error::InUse(store)) = &opened else { return opened };
+        let mounts = table::of_store(store).map_err(Error::io("reading /proc/self/mountinfo"))?;
+        if !mounts.is_empty() || begun.elapsed() > ENDING {
+            return opened;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// How long a daemon may take to end that serves no mount any longer.
+const ENDING: Duration = Duration::from_secs(20);
 
 /// Whether the volume is being closed: it is once, by the one who finds this false.
 static CLOSING: AtomicBool = AtomicBool::new(false);

@@ -1,15 +1,19 @@
 //! The command's end of the socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::{Answer, MAX_ANSWER, Request, SOCKET};
 use crate::error::{Error, Result};
 
 /// Asks the daemon of a store, and waits for the answer as long as it takes: a sync of much dirty
-/// data takes its time. Errors: `NotFound` when no daemon listens there.
+/// data takes its time. After `Umount` the daemon's process has ended, and holds nothing of the store or its disk.
+/// Errors: `NotFound` when no daemon listens there.
 pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
     let mut stream = match short_path(store, UnixStream::connect) {
         Ok(stream) => stream,
@@ -27,6 +31,8 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
             return Err(Error::io(format!("connecting to {}", store.join(SOCKET).display()))(error));
         }
     };
+    // Taken while it surely lives; a kernel before 6.5 does not give it.
+    let daemon = getsockopt(&stream, sockopt::PeerPidfd).ok();
     let failed = |error| Error::io("talking to the daemon")(error);
     let mut line = serde_json::to_vec(&request).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
@@ -40,9 +46,24 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
         ));
     }
     match serde_json::from_str(&answer) {
-        Ok(Answer::Ok(value)) => Ok(value),
+        Ok(Answer::Ok(value)) => {
+            if request == Request::Umount {
+                daemon.as_ref().map_or(Ok(()), wait_for_end).map_err(failed)?;
+            }
+            Ok(value)
+        }
         Ok(Answer::Error(why)) => Err(Error::Config(why)),
         Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Waits until a process has ended.
+fn wait_for_end(process: &OwnedFd) -> std::io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            ended => return ended.map(drop).map_err(Into::into),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub fn errno(error: &Error) -> i32 {
         Error::NotSupported => libc::EOPNOTSUPP,
         Error::Stale => libc::ESTALE,
         Error::ReadOnly(_) => libc::EROFS,
+        Error::InUse(_) => libc::EBUSY,
         // The disk's own errno would mislead: ENOENT for a segment is not ENOENT for the key.
         Error::Damaged(_) | Error::Io { .. } => libc::EIO,
     }

@@ -299,9 +299,20 @@ fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> Result<bool> {
     Ok(true)
 }
 
+/// What a failure to open a store in `dir` is told as.
+fn failed(dir: &Path, what: String) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => Error::store(
+            dir,
+            "the disk that it lies on is read-only, and a store is opened for writing, also with -o ro",
+        ),
+        _ => Error::io(what)(error),
+    }
+}
+
 /// Opens a store's directory: takes its lock and checks its format. True for a new store.
 fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
-    let at = |what: &str| Error::io(format!("{}: {what}", dir.display()));
+    let at = |what: &str| failed(dir, format!("{}: {what}", dir.display()));
     io.create_dir_all(dir).map_err(at("cannot make the store's directory"))?;
     let there = io.list(dir).map_err(at("cannot list the store's directory"))?;
     let is = |path: &&std::path::PathBuf, name: &str| path.file_name().is_some_and(|file| file == name);
@@ -329,12 +340,7 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         check_format(io, dir, &format)?;
     }
     let lock = io.lock(&dir.join("lock")).map_err(at("cannot take the store's lock"))?;
-    let lock = lock.ok_or_else(|| {
-        Error::store(
-            dir,
-            "the store is open in another process: unmount it there first (larder status tells where)",
-        )
-    })?;
+    let lock = lock.ok_or_else(|| Error::InUse(dir.to_owned()))?;
     for part in ["journal", "segments"] {
         io.create_dir_all(&dir.join(part)).map_err(at("cannot make the store's directories"))?;
     }
@@ -357,7 +363,7 @@ fn write_format(io: &dyn Io, dir: &Path) -> Result<()> {
 fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
     let mut bytes = [0; 64];
     let read = io.open(path, false).and_then(|file| file.read_at(&mut bytes, 0));
-    let len = read.map_err(Error::io(format!("{}: cannot read it", path.display())))?;
+    let len = read.map_err(failed(dir, format!("{}: cannot read it", path.display())))?;
     let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
     let mut words = text.split_whitespace();
     let named = (words.next(), words.next().and_then(|word| word.parse::<u32>().ok()), words.next());
