@@ -78,3 +78,94 @@ pub fn flock(file: &File, operation: libc::c_int) -> Result<()> {
         _ => Err(Error::last_os_error()),
     }
 }
+
+/// A file mapped into memory.
+pub struct Map {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Map {
+    /// `flags`: `MAP_SHARED` or `MAP_PRIVATE`. Writable where `writable`.
+    pub fn new(file: &File, len: usize, flags: libc::c_int, writable: bool) -> Result<Map> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing else is touched.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        Ok(Map { start: start.cast(), len })
+    }
+
+    pub fn set(&mut self, at: usize, byte: u8) {
+        assert!(at < self.len);
+        // SAFETY: within the mapping. Volatile: others read it.
+        unsafe { self.start.add(at).write_volatile(byte) }
+    }
+
+    pub fn get(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: within the mapping. Volatile: others write it.
+        unsafe { self.start.add(at).read_volatile() }
+    }
+
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        bytes.iter().enumerate().for_each(|(n, byte)| self.set(at + n, *byte));
+    }
+
+    pub fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        (at..at + len).map(|at| self.get(at)).collect()
+    }
+
+    /// msync(2), waiting.
+    pub fn sync(&self) -> Result<()> {
+        // SAFETY: the whole mapping.
+        match unsafe { libc::msync(self.start.cast(), self.len, libc::MS_SYNC) } {
+            0 => Ok(()),
+            _ => Err(Error::last_os_error()),
+        }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, which nothing refers to.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// Drops what the kernel keeps of a file's content, as far as it is written.
+pub fn forget_content(file: &File) {
+    // SAFETY: the descriptor is open.
+    unsafe {
+        assert_eq!(libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED), 0);
+    }
+}
+
+/// Directory entries from the descriptor's place on: name, inode and the cookie behind the entry; at most those
+/// that fit `room` bytes. Empty at the end.
+pub fn entries(dir: &File, room: usize) -> Result<Vec<(Vec<u8>, u64, i64)>> {
+    let mut buffer = vec![0u8; room];
+    // SAFETY: the kernel writes at most the buffer's length.
+    let len = unsafe { libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buffer.as_mut_ptr(), room) };
+    if len < 0 {
+        return Err(Error::last_os_error());
+    }
+    // linux_dirent64: ino u64, cookie i64, length u16, type u8, name, NUL.
+    let (mut found, mut rest) = (Vec::new(), &buffer[..len as usize]);
+    while !rest.is_empty() {
+        let length = usize::from(u16::from_ne_bytes([rest[16], rest[17]]));
+        let ino = u64::from_ne_bytes(rest[..8].try_into().unwrap());
+        let cookie = i64::from_ne_bytes(rest[8..16].try_into().unwrap());
+        let name = rest[19..length].split(|byte| *byte == 0).next().unwrap();
+        found.push((name.to_vec(), ino, cookie));
+        rest = &rest[length..];
+    }
+    Ok(found)
+}
+
+/// Puts a directory's descriptor behind the entry of a cookie, or to the start (0).
+pub fn seek_entry(dir: &File, cookie: i64) {
+    // SAFETY: the descriptor is open.
+    assert_eq!(unsafe { libc::lseek(dir.as_raw_fd(), cookie, libc::SEEK_SET) }, cookie);
+}

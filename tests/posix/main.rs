@@ -7,7 +7,9 @@
 
 mod calls;
 mod locks;
+mod mapping;
 mod process;
+mod sparse;
 #[path = "../support/mod.rs"]
 mod support;
 
