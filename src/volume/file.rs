@@ -433,10 +433,13 @@ impl Volume {
         let first = page_from(shift, offset);
         // The last page counts as whole when nothing of the file lies behind.
         let behind = if end == rec.size { page_from(shift, end) } else { PageNo((end >> shift) as u32) };
-        for (no, within, count) in pieces(shift, offset, end - offset) {
-            if (first..behind).contains(&no) {
-                continue;
-            }
+        // Between the edges there may be billions of pages that are holes already: not one by one.
+        let (head, tail) = match first < behind {
+            true => (u64::from(first.0) << shift, u64::from(behind.0) << shift),
+            false => (end, end),
+        };
+        let head = pieces(shift, offset, head - offset);
+        for (no, within, count) in head.chain(pieces(shift, tail, end.saturating_sub(tail))) {
             let at = (u64::from(no.0) << shift) + within as u64;
             let zeros = ZEROS.get(..count).unwrap_or(&ZEROS);
             self.write_locked(tree, ino, at, zeros, now)?;

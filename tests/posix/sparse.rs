@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::calls::{entries, seek_entry};
 use crate::support::mounted::succeeds;
@@ -204,6 +205,23 @@ fn a_file_of_16_tib_is_kept_with_what_is_written_far_apart_in_it() {
     assert_eq!(read, [0; 6], "cut off and grown again");
     file.read_exact_at(&mut read, 8 * TIB - 3).unwrap();
     assert_eq!(&read, b"mar\0\0\0");
+}
+
+#[test]
+fn a_hole_of_any_size_is_punched_at_once() {
+    let Some(stage) = Stage::new() else { return };
+    let file = open(&stage.at("file"));
+    file.set_len(500 << 40).unwrap();
+    file.write_all_at(b"one page", 300 << 40).unwrap();
+    // Page by page this would take minutes, and hold up all others meanwhile.
+    let start = Instant::now();
+    for mode in [libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_ZERO_RANGE] {
+        sys::fallocate(&file, mode, 5, (500 << 40) - 10).unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let edges = [(0, PAGE), ((500 << 40) - PAGE, 500 << 40)];
+    let left = data_ranges(&file);
+    assert!(left.iter().all(|range| edges.contains(range)), "nothing but the edges: {left:?}");
 }
 
 #[test]
