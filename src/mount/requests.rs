@@ -34,7 +34,7 @@ pub(super) const MAX_IO: u32 = 1 << 20;
 /// Not asked for, and why: WRITEBACK_CACHE (two SETATTRs a file; size and time would have two homes);
 /// POSIX_LOCKS and FLOCK_LOCKS (fuser cannot interrupt a blocked lock; the kernel's own serve one
 /// host); AUTO_INVAL_DATA (content changes only through this mount, or with a notification);
-/// EXPORT_SUPPORT (needs lookups of `.` and `..` by inode); ATOMIC_O_TRUNC (there is no OPEN);
+/// ATOMIC_O_TRUNC (there is no OPEN);
 /// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not parse the messages they change).
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
@@ -47,6 +47,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK)
+    // File handles: what the kernel does not know it looks up as `.` and `..` of an inode.
+    .union(InitFlags::FUSE_EXPORT_SUPPORT)
     .union(InitFlags::FUSE_NO_OPEN_SUPPORT)
     .union(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA);

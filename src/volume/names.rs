@@ -27,7 +27,12 @@ impl Volume {
             b".." => parent_of(&mut tree, dir)?,
             _ => tree.find(dir, name)?.ok_or(Error::NotFound)?.ino,
         };
-        let expires = tree.get(ino)?.rec.expires;
+        let rec = &tree.get(ino)?.rec;
+        // By a file handle: one that has lost its names may be on its way out.
+        if rec.nlink == 0 {
+            return Err(Error::NotFound.into());
+        }
+        let expires = rec.expires;
         if self.has_expired(&mut tree, expires, now) {
             return Err(Error::NotFound.into());
         }

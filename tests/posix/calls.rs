@@ -1,9 +1,12 @@
 //! System calls that neither the standard library nor `support::sys` has, made safe to call.
 #![expect(unsafe_code, reason = "each block passes pointers to what is alive for the call, with its length")]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Installs a handler that does nothing and does not restart system calls: a signal interrupts them.
 pub fn interrupt_on(signal: libc::c_int) {
@@ -169,3 +172,53 @@ pub fn seek_entry(dir: &File, cookie: i64) {
     // SAFETY: the descriptor is open.
     assert_eq!(unsafe { libc::lseek(dir.as_raw_fd(), cookie, libc::SEEK_SET) }, cookie);
 }
+
+/// Sets access and modification time, following no link.
+pub fn set_times(path: &Path, access: (i64, i64), modification: (i64, i64)) -> Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let time = |(tv_sec, tv_nsec)| libc::timespec { tv_sec, tv_nsec };
+    let times = [time(access), time(modification)];
+    // SAFETY: the path ends in NUL; two times, as the call takes them.
+    let done =
+        unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
+    if done == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// What name_to_handle_at(2) gives: type and bytes.
+pub type Handle = (i32, Vec<u8>);
+
+#[repr(C)]
+struct RawHandle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; 128],
+}
+
+/// The handle of a file, of which a link is not followed.
+pub fn handle_of(path: &Path) -> Result<Handle> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut raw = RawHandle { len: 128, kind: 0, bytes: [0; 128] };
+    let mut mount = 0i32;
+    // SAFETY: the path ends in NUL; the structure has the room that it says.
+    let done = unsafe {
+        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), &mut raw, &mut mount, 0)
+    };
+    match done {
+        0 => Ok((raw.kind, raw.bytes[..raw.len as usize].to_vec())),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+/// Opens what a handle names, on the filesystem that `mount` lies on.
+pub fn open_handle(mount: &File, handle: &Handle, flags: libc::c_int) -> Result<File> {
+    let mut raw = RawHandle { len: handle.1.len() as u32, kind: handle.0, bytes: [0; 128] };
+    raw.bytes[..handle.1.len()].copy_from_slice(&handle.1);
+    // SAFETY: the structure is as long as it says; the descriptor that comes back is nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &mut raw, flags);
+        if fd < 0 { Err(Error::last_os_error()) } else { Ok(File::from_raw_fd(fd as i32)) }
+    }
+}
+
+/// utimensat(2)'s word for "leave this one".
+pub const OMIT: (i64, i64) = (0, libc::UTIME_OMIT);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
 
 mod calls;
+mod identity;
 mod locks;
 mod mapping;
 mod process;
@@ -105,4 +106,10 @@ impl Random {
     fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.next() as u8).collect()
     }
+}
+
+/// The time by which files are dated, seconds and nanoseconds.
+fn now() -> (i64, i64) {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    (now.as_secs() as i64, now.subsec_nanos().into())
 }
