@@ -14,11 +14,11 @@ use std::any::Any;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{
-    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert::{self, GENERATION, attr_ttl, attributes};
@@ -34,6 +34,28 @@ pub(super) struct Adapter {
     pub(super) volume: Arc<Volume>,
     workers: Workers,
     pub(super) counters: Arc<Counters>,
+    pub(super) kernel: Kernel,
+}
+
+/// What tells the kernel that attributes which it keeps are no longer true; there once it is mounted.
+#[derive(Clone, Default)]
+pub(super) struct Kernel(Arc<OnceLock<Notifier>>);
+
+impl Kernel {
+    pub(super) fn mounted(&self, notifier: Notifier) {
+        // Set once, by the one who mounts.
+        let _ = self.0.set(notifier);
+    }
+
+    /// Makes the kernel ask for an inode's attributes again, before it is told that its request is done:
+    /// it goes on executing a program with suid bits that it keeps. Content stays (the offset is
+    /// negative), so this waits for no page and may be called while a request is under way.
+    pub(super) fn forget_attributes(&self, ino: Ino) {
+        let told = self.0.get().map(|notifier| notifier.inval_inode(INodeNo(ino.0), -1, 0));
+        if let Some(Err(error)) = told {
+            log::debug!("telling the kernel of a change: {error}");
+        }
+    }
 }
 
 /// A reply that can say that the request failed.
@@ -90,7 +112,7 @@ fn finish<T, R: Reply>(request: Request, outcome: Result<T>, reply: R, done: imp
 
 impl Adapter {
     pub(super) fn new(volume: Arc<Volume>, counters: Arc<Counters>) -> std::io::Result<Adapter> {
-        Ok(Adapter { volume, workers: Workers::start()?, counters })
+        Ok(Adapter { volume, workers: Workers::start()?, counters, kernel: Kernel::default() })
     }
 
     /// Asks the volume and answers, here when nothing must be waited for, else from a worker.

@@ -20,7 +20,7 @@ use super::counters::Request;
 use super::errno;
 use crate::error::Error;
 use crate::format::{Ino, Kind};
-use crate::volume::{Caller, Entry, Pause, SetAttr};
+use crate::volume::{Caller, Entry, Pause, SetAttr, Volume};
 
 /// Requests that the kernel may have under way by itself: readahead and asynchronous direct I/O.
 /// Enough for four sequential readers of 1 MiB windows in 128 KiB requests, twice over.
@@ -334,7 +334,14 @@ impl Filesystem for Adapter {
         let clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // A WRITE has at most MAX_IO bytes.
         let written = data.len() as u32;
-        let done = move |reply: ReplyWrite, ()| reply.written(written);
+        // The kernel asks for this only while it believes that there are bits to clear.
+        let told = clear_suid.then(|| self.kernel.clone());
+        let done = move |reply: ReplyWrite, ()| {
+            if let Some(kernel) = told {
+                kernel.forget_attributes(ino(of));
+            }
+            reply.written(written);
+        };
         self.answer(Request::Write, [data], reply, done, move |volume, [data]| {
             volume.write(ino(of), offset, data, clear_suid)
         });
@@ -413,7 +420,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &fuser::Request,
+        request: &fuser::Request,
         of: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -422,7 +429,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.counters.count(Request::FAllocate);
+        let suid = self.suid_falls(request);
         self.wait(Request::FAllocate, reply, send_done, move |volume| {
+            suid(volume, ino(of))?;
             volume.fallocate(ino(of), offset, len, mode)
         });
     }
@@ -449,7 +458,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _: &fuser::Request,
+        request: &fuser::Request,
         from: INodeNo,
         _: FileHandle,
         offset_from: u64,
@@ -464,7 +473,9 @@ impl Filesystem for Adapter {
         // The answer has 32 bits; a caller that asked for more asks again for the rest.
         let len = len.min(u64::from(!(MAX_IO - 1)));
         let done = |reply: ReplyWrite, copied: u64| reply.written(u32::try_from(copied).unwrap_or(u32::MAX));
+        let suid = self.suid_falls(request);
         self.wait(Request::CopyFileRange, reply, done, move |volume| {
+            suid(volume, ino(to))?;
             volume.copy_range(ino(from), offset_from, ino(to), offset_to, len)
         });
     }
@@ -517,6 +528,23 @@ impl Filesystem for Adapter {
 }
 
 impl Adapter {
+    /// What must go before a change of content of which the kernel does not say whether suid and sgid bits are to be
+    /// cleared: they are, unless root makes it.
+    fn suid_falls(
+        &self,
+        request: &fuser::Request,
+    ) -> impl FnOnce(&Volume, Ino) -> crate::error::Result<()> + Send + use<> {
+        let kernel = (request.uid() != 0).then(|| self.kernel.clone());
+        move |volume, ino| {
+            if let Some(kernel) = kernel
+                && volume.run(|volume| volume.clear_suid(ino))?
+            {
+                kernel.forget_attributes(ino);
+            }
+            Ok(())
+        }
+    }
+
     /// A read of pages that are not in memory. `kept`: the kernel keeps the content.
     fn read_waiting(&self, of: Ino, offset: u64, size: u32, kept: bool, reply: ReplyData) {
         let done = |reply: ReplyData, ()| CONTENT.with_borrow(|content| reply.data(content));

@@ -169,6 +169,7 @@ impl Session {
         let counters = Arc::new(Counters::default());
         let adapter = Adapter::new(Arc::clone(volume), Arc::clone(&counters))
             .map_err(Error::io("starting the worker threads"))?;
+        let kernel = adapter.kernel.clone();
         let root = nix::unistd::geteuid().is_root();
         let inner = fuser::Session::new(adapter, point, &options.config(store, root)).map_err(|error| {
             let remedy = match error.kind() {
@@ -187,6 +188,7 @@ impl Session {
         let device = mount.map(|mount| mount.device).unwrap_or_default();
         let place = Place { point: point.to_owned(), device };
         set_readahead(&place);
+        kernel.mounted(inner.notifier());
         forward_events(volume, inner.notifier())?;
         Ok(Session { inner, place, counters })
     }

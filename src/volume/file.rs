@@ -184,14 +184,32 @@ impl Volume {
         }
         let now = tree.now(&self.clock);
         self.write_locked(&mut tree, ino, offset, data, now)?;
-        let inode = tree.file(ino)?;
-        if clear_suid && inode.rec.mode != without_suid(inode.rec.mode) {
-            let rec = InodeRecord { mode: without_suid(inode.rec.mode), ..inode.rec.clone() };
-            let mut draft = Draft::default();
-            draft.inode(ino, rec);
-            self.commit(&mut tree, draft)?;
+        if clear_suid {
+            self.clear_suid_locked(&mut tree, ino, now)?;
         }
         Ok(())
+    }
+
+    /// Takes the suid and sgid bits from a file whose content somebody who may not keep them is about to
+    /// change. Returns whether it had any.
+    pub fn clear_suid(&self, ino: Ino) -> Step<bool> {
+        self.ready()?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        self.clear_suid_locked(&mut tree, ino, now)
+    }
+
+    fn clear_suid_locked(&self, tree: &mut Tree, ino: Ino, now: Time) -> Step<bool> {
+        let rec = &tree.file(ino)?.rec;
+        let mode = without_suid(rec.mode);
+        if mode == rec.mode {
+            return Ok(false);
+        }
+        let rec = InodeRecord { mode, ctime: now, ..rec.clone() };
+        let mut draft = Draft::default();
+        draft.inode(ino, rec);
+        self.commit(tree, draft)?;
+        Ok(true)
     }
 
     /// Writes into the cache and changes size and times; not journalled.

@@ -13,6 +13,7 @@ mod process;
 mod sparse;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;
 
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, DerefMut};
