@@ -2,11 +2,13 @@
 //! identity, concurrency, users. Needs root and /dev/fuse, and says so where it skips.
 //!
 //! Short by default; longer forms by environment variables, which stand beside the tests that read them:
-//! `LARDER_ENTRIES`, `LARDER_SECONDS`, `LARDER_SEED`.
+//! `LARDER_TEST_ENTRIES`, `LARDER_TEST_SECONDS`, `LARDER_TEST_SEED`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
 
 mod calls;
+mod concurrency;
 mod identity;
+mod linear;
 mod locks;
 mod mapping;
 mod process;
@@ -14,6 +16,7 @@ mod sparse;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;
+mod watchdog;
 
 use std::fs::{File, OpenOptions};
 use std::ops::{Deref, DerefMut};
@@ -80,11 +83,11 @@ fn setting(variable: &str, default: u64) -> u64 {
 struct Random(u64);
 
 impl Random {
-    /// From `LARDER_SEED`, or the clock; printed, so that a failure can be repeated.
+    /// From `LARDER_TEST_SEED`, or the clock; printed, so that a failure can be repeated.
     fn new() -> Random {
         let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        let seed = setting("LARDER_SEED", clock() % 1_000_000_007);
-        println!("LARDER_SEED={seed}");
+        let seed = setting("LARDER_TEST_SEED", clock() % 1_000_000_007);
+        println!("LARDER_TEST_SEED={seed}");
         Random::of(seed)
     }
 

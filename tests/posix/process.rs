@@ -87,6 +87,15 @@ impl Child {
         self.wire.hear()
     }
 
+    /// The next line, if it comes in time.
+    pub fn hear_within(&mut self, limit: Duration) -> Option<String> {
+        self.wire.0.get_ref().set_read_timeout(Some(limit)).unwrap();
+        let mut line = String::new();
+        let heard = self.wire.0.read_line(&mut line);
+        self.wire.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        heard.is_ok().then(|| line.trim_end_matches('\n').to_owned())
+    }
+
     /// The next line must be this one.
     #[track_caller]
     pub fn says(&mut self, expected: &str) {

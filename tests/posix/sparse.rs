@@ -86,7 +86,7 @@ fn seek_hole_and_seek_data_agree_with_what_was_written_and_punched() {
             8 => {
                 open_file.set_len(offset).unwrap();
                 content.resize(offset as usize, 0);
-                touched = touched.into_iter().filter(|page| page * PAGE < offset).collect();
+                touched.retain(|page| page * PAGE < offset);
             }
             9 => sys::fallocate(open_file, libc::FALLOC_FL_KEEP_SIZE, offset, len).unwrap(),
             10 => open_file.sync_all().unwrap(),
@@ -298,9 +298,9 @@ fn rest_of(dir: &File) -> Vec<(Vec<u8>, i64)> {
 
 #[test]
 fn a_large_directory_lists_completely_resumes_anywhere_and_stays_correct_while_it_changes() {
-    // By command: LARDER_ENTRIES=1000000.
+    // By command: LARDER_TEST_ENTRIES=1000000.
     let Some(mut stage) = Stage::with(&["--cache-size-limit", "128MiB"]) else { return };
-    let count = setting("LARDER_ENTRIES", 20_000);
+    let count = setting("LARDER_TEST_ENTRIES", 20_000);
     let mut random = Random::new();
     let dir = stage.at("dir");
     fs::create_dir(&dir).unwrap();
