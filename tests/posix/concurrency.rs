@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -184,7 +184,7 @@ fn what_16_processes_see_of_a_few_directories_is_what_some_order_of_their_operat
     let daemon = stage.status()["pid"].as_i64().unwrap() as i32;
     let mut random = Random::new();
     let end = Instant::now() + Duration::from_secs(setting("LARDER_TEST_SECONDS", 5));
-    let (mut rounds, mut undecided) = (0, 0);
+    let (mut rounds, mut undecided, mut refused) = (0, 0, 0);
     let mut state = State::default();
     while Instant::now() < end {
         let seeds: Vec<u64> = children.iter().map(|_| random.next()).collect();
@@ -194,7 +194,15 @@ fn what_16_processes_see_of_a_few_directories_is_what_some_order_of_their_operat
         let histories: Vec<Vec<Event>> =
             seeds.iter().zip(&told).map(|(seed, told)| history(*seed, told)).collect();
         let there = state_of(&paths);
-        match check(&histories, state, &there) {
+        let verdict = match check(&histories, state, &there) {
+            // A link that the kernel refused by itself (docs/conformance.md) does nothing: without those.
+            Verdict::Impossible => {
+                refused += 1;
+                check(&without_refused_links(&histories), state, &there)
+            }
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Possible(after) => state = after,
             Verdict::Undecided => {
                 undecided += 1;
@@ -213,7 +221,11 @@ fn what_16_processes_see_of_a_few_directories_is_what_some_order_of_their_operat
         }
         rounds += 1;
     }
-    println!("{rounds} rounds of {} operations, {undecided} undecided", PROCESSES as u64 * ROUND);
+    println!(
+        "{rounds} rounds of {} operations, {undecided} undecided, {refused} with a refused link",
+        PROCESSES as u64 * ROUND
+    );
+    assert!(refused * 50 <= rounds + 50, "{refused} rounds with a refused link are more than a rare race");
     assert!(rounds > 5 && undecided * 20 <= rounds, "{undecided} of {rounds} rounds are undecided");
     drop(children);
     let before = state_of(&paths);
@@ -221,22 +233,37 @@ fn what_16_processes_see_of_a_few_directories_is_what_some_order_of_their_operat
     assert_eq!(state_of(&paths), before, "after a remount");
 }
 
+/// The histories without the links that failed with ENOENT.
+fn without_refused_links(histories: &[Vec<Event>]) -> Vec<Vec<Event>> {
+    let refused = |event: &Event| matches!(event.op, Op::Link(..)) && event.errno == libc::ENOENT;
+    histories.iter().map(|all| all.iter().filter(|event| !refused(event)).copied().collect()).collect()
+}
+
 /// Every directory below `top` with its inode number, each once; checks links and listings.
-fn walk(top: &Path) -> BTreeMap<u64, PathBuf> {
+fn walk(top: &Path) -> BTreeMap<u64, (PathBuf, Option<Vec<u8>>)> {
     let mut found = BTreeMap::new();
-    let mut todo = vec![top.to_owned()];
-    while let Some(dir) = todo.pop() {
+    // Moved into each other, directories lie deeper than a path may be long: from some depth on by descriptor.
+    let mut held = Vec::new();
+    let mut todo = vec![(top.to_owned(), PathBuf::new())];
+    while let Some((dir, place)) = todo.pop() {
+        let dir = if dir.as_os_str().len() < 2000 {
+            dir
+        } else {
+            held.push(File::options().read(true).open(&dir).unwrap());
+            PathBuf::from(format!("/proc/self/fd/{}", held[held.len() - 1].as_raw_fd()))
+        };
         let stat = fs::metadata(&dir).unwrap();
         let mut inner = 0;
         for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()) {
             if entry.file_type().unwrap().is_dir() {
                 inner += 1;
-                todo.push(entry.path());
+                todo.push((dir.join(entry.file_name()), place.join(entry.file_name())));
             }
         }
-        assert_eq!(stat.nlink(), 2 + inner, "links of {}", dir.display());
-        let twice = found.insert(stat.ino(), dir.clone());
-        assert_eq!(twice, None, "{} is one directory at two places", dir.display());
+        assert_eq!(stat.nlink(), 2 + inner, "links of {}", place.display());
+        let content = fs::read(dir.join("file")).ok();
+        let twice = found.insert(stat.ino(), (place.clone(), content));
+        assert_eq!(twice, None, "{} is one directory at two places", place.display());
     }
     found
 }
@@ -305,12 +332,10 @@ fn storms_of_crossing_renames_make_no_cycle_and_lose_no_tree() {
     println!("{done} operations succeeded");
     assert!(done > 100, "{done} operations succeeded");
     let before = walk(&stage.point());
-    let treasures = |found: &BTreeMap<u64, PathBuf>| -> BTreeSet<Vec<u8>> {
-        found.values().filter_map(|dir| fs::read(dir.join("file")).ok()).collect()
-    };
+    let treasures: BTreeSet<Vec<u8>> = before.values().filter_map(|(_, content)| content.clone()).collect();
     let expected: BTreeSet<Vec<u8>> =
         corners.iter().map(|corner| corner.as_os_str().as_encoded_bytes().to_vec()).collect();
-    assert_eq!(treasures(&before), expected, "every tree is there");
+    assert_eq!(treasures, expected, "every tree is there");
     stage.remount();
     assert_eq!(walk(&stage.point()), before, "after a remount");
     // Nothing is left that no name leads to.
