@@ -108,15 +108,18 @@ impl Index {
         if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
             return Err(damaged("the index is empty".into()));
         }
-        let database = Database::builder()
-            .set_cache_size(cache)
-            .create_with_backend(Backend { file: file.clone(), reserve: Some(reserve.clone()) })
-            .map_err(|error| match redb::Error::from(error) {
+        let open = || {
+            let backend = Backend { file: file.clone(), reserve: Some(reserve.clone()) };
+            Database::builder().set_cache_size(cache).create_with_backend(backend)
+        };
+        let database = unless_panics(open).unwrap_or_else(|| Err(impossible().into())).map_err(|error| {
+            match error.into() {
                 redb::Error::Io(error) if !foreign(&error) => {
                     Error::io(format!("opening {}", path.display()))(error)
                 }
                 error => damaged(format!("this is no index, or it is damaged ({error})")),
-            })?;
+            }
+        })?;
         let path: Arc<Path> = path.into();
         let index = Index {
             database: Mutex::new(Some(database)),
@@ -199,6 +202,51 @@ impl Index {
     pub fn close(&self) {
         *self.database.lock() = None;
     }
+}
+
+/// Verifies every page of the index in a store's directory, which redb does not do when it reads one. Repairs on the
+/// way what a crash may leave: `io` is an overlay where nothing may change.
+/// Errors: `Damaged` when it cannot be trusted.
+pub fn verify_index(io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
+    /// For a walk through the whole file, which comes by once.
+    const CACHE: usize = 16 << 20;
+    let path = dir.join("index.redb");
+    let file = io.open_read(&path).map_err(Error::io(format!("opening {}", path.display())))?;
+    let verify = || -> Result<bool, redb::Error> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+        // Before 0.5 it tells that it begins (0.0), or that it would go back to an earlier commit (0.3).
+        builder.set_repair_callback(|repair| {
+            if (0.1..0.5).contains(&repair.progress()) {
+                repair.abort();
+            }
+        });
+        let database = builder.create_with_backend(Backend { file: file.clone(), reserve: None })?;
+        let reading = database.begin_read()?;
+        reading.open_table(CATALOG)?;
+        Ok(reading.open_table(CHECKPOINT)?.get(&[][..])?.is_some_and(|entry| entry.value().len() == 16))
+    };
+    let damaged = |why: String| Error::Damaged(format!("{}: {why}", path.display()));
+    if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
+        return Err(damaged("the index is empty".into()));
+    }
+    match unless_panics(verify).unwrap_or_else(|| Err(impossible().into())) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(damaged("this is no index of a catalog".into())),
+        Err(redb::Error::Io(error)) if !foreign(&error) => {
+            Err(Error::io(format!("reading {}", path.display()))(error))
+        }
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+/// What a job returns; none when it panics, as redb does over a file that is damaged in just the wrong way.
+fn unless_panics<T>(job: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok()
+}
+
+fn impossible() -> redb::StorageError {
+    redb::StorageError::Corrupted("its structure is impossible".into())
 }
 
 /// Where a new index is made.

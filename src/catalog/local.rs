@@ -84,6 +84,7 @@ pub(super) struct Inner {
     last_batch: AtomicU64,
     batches: AtomicU64,
     pub checkpoints: AtomicU64,
+    dropped: Vec<String>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -186,6 +187,7 @@ impl LocalCatalog {
             last_batch: AtomicU64::new(last),
             batches: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
+            dropped: replayed.dropped,
         });
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
@@ -195,6 +197,12 @@ impl LocalCatalog {
             })
             .map_err(Error::io("starting the checkpoint thread"))?;
         Ok(LocalCatalog { inner, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// What of the journal was dropped when this catalog was opened, a sentence each: records that a crash left
+    /// unflushed or torn.
+    pub fn dropped(&self) -> &[String] {
+        &self.inner.dropped
     }
 
     fn stop(&self) {

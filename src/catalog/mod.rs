@@ -26,6 +26,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::format::{Key, Seq};
 
+pub use index::verify_index;
 pub use local::{LocalCatalog, OpenOptions};
 
 /// A value of the catalog.

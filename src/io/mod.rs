@@ -3,18 +3,24 @@
 
 #[cfg(feature = "testing")]
 pub mod faulty;
+mod overlay;
 mod real;
 
 use std::io::Result;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use overlay::Overlay;
 pub use real::RealDisk;
 
 /// A disk: the real one, or a faulty one in tests. Errors are the system's own.
 pub trait Io: Send + Sync + std::fmt::Debug + 'static {
     /// Opens a file for reading and writing; `create` makes it when it is missing.
     fn open(&self, path: &Path, create: bool) -> Result<Arc<dyn File>>;
+    /// Opens a file that is only read: that it may be written to is not asked for.
+    fn open_read(&self, path: &Path) -> Result<Arc<dyn File>> {
+        self.open(path, false)
+    }
     /// Makes a directory and its parents. Existing ones are fine.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
     /// The paths in a directory, in no order.

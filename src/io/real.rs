@@ -22,6 +22,10 @@ impl Io for RealDisk {
         Ok(Arc::new(RealFile(file)))
     }
 
+    fn open_read(&self, path: &Path) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(OpenOptions::new().read(true).open(path)?)))
+    }
+
     fn create_dir_all(&self, path: &Path) -> Result<()> {
         fs::create_dir_all(path)
     }

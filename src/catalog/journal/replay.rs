@@ -21,6 +21,8 @@ pub(in crate::catalog) struct Replayed {
     pub unmarked: bool,
     /// Whether there was no sound record at all: the files can be written from their start.
     pub clean: bool,
+    /// What was found at the journal's end and dropped; nothing of it was ever synced.
+    pub dropped: Vec<String>,
 }
 
 /// Applies what the files hold behind record `reached`, in order. `verify` is asked for batches that
@@ -35,6 +37,7 @@ pub(in crate::catalog) fn replay(
     for file in files {
         row.read(file, apply)?;
     }
+    let mut dropped = Vec::new();
     if row.beyond > 0 {
         let (path, offset) = &row.end;
         if row.flushed >= row.next {
@@ -44,29 +47,29 @@ pub(in crate::catalog) fn replay(
                 row.next, row.beyond
             )));
         }
-        log::warn!(
+        dropped.push(format!(
             "{path}: the journal ends at offset {offset} in front of record {}; {} records behind it that \
              were never flushed are dropped",
-            row.next,
-            row.beyond
-        );
+            row.next, row.beyond
+        ));
     }
     let clean = row.next == reached + 1 && row.beyond == 0;
     let mut unmarked = false;
     let open = row.pending.len();
     for (done, (seq, batch)) in row.pending.into_iter().enumerate() {
         if !verify(&batch)? {
-            log::warn!(
+            dropped.push(format!(
                 "the journal's batch {seq} refers to content that did not reach the disk; it and {} batches \
                  behind it, none of them synced, are dropped",
                 open - done - 1
-            );
+            ));
             break;
         }
         apply(batch);
         unmarked = true;
     }
-    Ok(Replayed { last: row.next - 1, unmarked, clean })
+    dropped.iter().for_each(|what| log::warn!("{what}"));
+    Ok(Replayed { last: row.next - 1, unmarked, clean, dropped })
 }
 
 /// The unbroken row of records, as far as it has been read.
