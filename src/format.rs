@@ -22,6 +22,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
@@ -242,6 +243,47 @@ pub struct Dentry {
 /// The entries of a directory whose names share a hash: nearly always one.
 pub type Bucket = Vec<Dentry>;
 
+/// Bits of a cookie that hold the slot of an entry among those with the same hash.
+pub const SLOT_BITS: u32 = 7;
+
+/// The hash of a name, under which its entry lies: 56 bits, so that it makes a positive cookie with the slot; never 0.
+pub fn name_hash(name: &[u8]) -> u64 {
+    (xxh3_64(name) & ((1 << 56) - 1)).max(1)
+}
+
+/// Whether a name can be an entry's: 1 to [`NAME_MAX`] bytes, no `/`, no NUL, not `.` or `..`.
+pub fn is_name(name: &[u8]) -> bool {
+    (1..=NAME_MAX).contains(&name.len())
+        && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+        && name != b"."
+        && name != b".."
+}
+
+/// The line in a store's FORMAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatLine {
+    /// The version of the format.
+    pub version: u32,
+    /// The store's id; what a newer version has in its place is not ours to judge.
+    pub id: Option<u64>,
+}
+
+impl FormatLine {
+    /// Reads `larder VERSION ID`; `None` when it is something else.
+    pub fn parse(text: &str) -> Option<FormatLine> {
+        let mut words = text.split_whitespace();
+        let (name, version) = (words.next()?, words.next()?.parse().ok()?);
+        let id = words.next().filter(|id| id.len() == 16).and_then(|id| u64::from_str_radix(id, 16).ok());
+        (name == "larder" && (version > FORMAT_VERSION || id.is_some())).then_some(FormatLine { version, id })
+    }
+}
+
+impl std::fmt::Display for FormatLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "larder {} {:016x}", self.version, self.id.unwrap_or_default())
+    }
+}
+
 /// Where a page's frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRecord {
@@ -300,6 +342,16 @@ fn key(tag: u8, parts: &[&[u8]]) -> Key {
 pub mod keys {
     use super::{Ino, Key, PageNo, SegmentId, key};
 
+    /// The tag of inodes.
+    pub const INODE: u8 = b'I';
+    /// The tag of directory entries.
+    pub const BUCKET: u8 = b'D';
+    /// The tag of links.
+    pub const LINK: u8 = b'L';
+    /// The tag of extended attributes.
+    pub const XATTR: u8 = b'X';
+    /// The tag of owner counts.
+    pub const OWNERS: u8 = b'R';
     /// The tag of page records.
     pub const PAGE: u8 = b'P';
     /// The tag of patches.
@@ -401,6 +453,12 @@ pub mod keys {
     pub fn release_of(key: &[u8]) -> Option<(SegmentId, u32)> {
         let segment = u32::from_be_bytes(key.get(1..5)?.try_into().ok()?);
         Some((SegmentId(segment), u32::from_be_bytes(key.get(5..9)?.try_into().ok()?)))
+    }
+
+    /// The inode and page in the key of a release.
+    pub fn release_page(key: &[u8]) -> Option<(Ino, PageNo)> {
+        let ino = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+        Some((Ino(ino), PageNo(u32::from_be_bytes(key.get(17..21)?.try_into().ok()?))))
     }
 
     /// `SegmentRecord`.

@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::format::{
-    CounterRecord, FORMAT_VERSION, Ino, PageNo, PageRecord, Patch, ROOT, SegmentRecord, decode, encode, keys,
+    CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, PageRecord, Patch, ROOT, SegmentRecord, decode,
+    encode, keys,
 };
 use crate::io::{Io, Lock};
 use crate::pages::{LocalSegments, Segments, frame};
@@ -350,9 +351,10 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
 /// Marks a directory as a store.
 fn write_format(io: &dyn Io, dir: &Path) -> Result<()> {
     let (new, format) = (dir.join("FORMAT.new"), dir.join("FORMAT"));
+    let line = FormatLine { version: FORMAT_VERSION, id: Some(io.new_id()) };
     let write = || {
         let file = io.open(&new, true)?;
-        file.write_all_at(format!("larder {FORMAT_VERSION} {:016x}\n", io.new_id()).as_bytes(), 0)?;
+        file.write_all_at(format!("{line}\n").as_bytes(), 0)?;
         file.sync()?;
         io.rename(&new, &format)?;
         io.sync_dir(dir)
@@ -365,23 +367,13 @@ fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
     let read = io.open(path, false).and_then(|file| file.read_at(&mut bytes, 0));
     let len = read.map_err(failed(dir, format!("{}: cannot read it", path.display())))?;
     let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
-    let mut words = text.split_whitespace();
-    let named = (words.next(), words.next().and_then(|word| word.parse::<u32>().ok()), words.next());
-    let version = match named {
-        // What a newer version has behind its number is not ours to judge.
-        (Some("larder"), Some(version), _) if version > FORMAT_VERSION => version,
-        (Some("larder"), Some(version), Some(id))
-            if id.len() == 16 && u64::from_str_radix(id, 16).is_ok() =>
-        {
-            version
-        }
-        _ => {
-            return Err(Error::store(
-                dir,
-                "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read `larder 1 ID`)",
-            ));
-        }
-    };
+    let line = FormatLine::parse(&text).ok_or_else(|| {
+        Error::store(
+            dir,
+            "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read `larder 1 ID`)",
+        )
+    })?;
+    let version = line.version;
     if version > FORMAT_VERSION {
         let why = format!(
             "the store has format {version}, this larder knows formats up to {FORMAT_VERSION}: use a newer larder"

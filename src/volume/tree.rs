@@ -6,19 +6,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lru::LruCache;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::refs::Refs;
 use super::types::{Need, Pause, Step};
 use crate::clock::{Clock, Time};
 use crate::error::Error;
+pub(super) use crate::format::name_hash as hash_of;
 use crate::format::{
     Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, PageNo, PageRecord,
-    SegmentId,
+    SLOT_BITS, SegmentId,
 };
-
-/// Bits of a cookie that hold the slot of an entry among those with the same hash.
-const SLOT_BITS: u32 = 7;
 
 /// What an inode in memory costs beside its variable parts.
 const INODE_WEIGHT: usize = 450;
@@ -109,11 +106,6 @@ impl Window {
             (Err(_), None) => {}
         }
     }
-}
-
-/// The hash of a name: 56 bits, so that it makes a positive cookie with the slot; never 0.
-pub(super) fn hash_of(name: &[u8]) -> u64 {
-    (xxh3_64(name) & ((1 << 56) - 1)).max(1)
 }
 
 pub(super) fn cookie(hash: u64, slot: u8) -> u64 {
