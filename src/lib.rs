@@ -15,6 +15,7 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;

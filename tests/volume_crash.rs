@@ -38,11 +38,13 @@ fn crash(ops: &[Op], disk: &FaultyDisk, killed: bool) -> Check {
     let open = |disk: &Disk| {
         disk.open(LEAST_CACHE, &clock).map_err(|error| TestCaseError::fail(format!("opening: {error}")))
     };
+    disk.is_sound("of what the crash left")?;
     let volume = open(&disk)?;
     let (tree, contents) = history::found(&volume)?;
     history.allows(killed, &tree, &contents)?;
     // What was found is what stays.
     volume.close().map_err(|error| TestCaseError::fail(format!("closing: {error}")))?;
+    disk.is_sound("after the next mount")?;
     let again = open(&disk)?;
     let (same_tree, same_contents) = history::found(&again)?;
     prop_assert_eq!(same_tree, tree, "the tree changed with a further mount");

@@ -1,6 +1,7 @@
 //! The commands, one file each. They print, ask and exit: 0 when done, 1 when it failed, 2 when the
 //! command line is wrong. Errors go to stderr as `larder: what: why; what to do`.
 
+mod check;
 mod daemon;
 mod log_file;
 mod mount;
@@ -42,6 +43,7 @@ enum Command {
     Umount(umount::Umount),
     Sync(sync::Sync),
     Status(status::Status),
+    Check(check::Check),
 }
 
 /// Parses the command line and runs the command.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Umount(command) => command.run(),
         Command::Sync(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Check(command) => command.run(),
     };
     match outcome {
         Ok(code) => code,
@@ -95,4 +98,23 @@ fn for_each(named: bool, stores: Vec<PathBuf>, each: impl Fn(&Path) -> Result<()
         }
     }
     Ok(code)
+}
+
+/// A size with three significant digits, in units of 1024.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1000.0 || unit == "TiB" {
+            let digits = if unit == "B" || value >= 100.0 {
+                0
+            } else if value >= 10.0 {
+                1
+            } else {
+                2
+            };
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{bytes} B")
 }

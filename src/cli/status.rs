@@ -8,6 +8,8 @@ use larder::error::{Error, Result};
 use larder::mount::table;
 use serde_json::{Value, json};
 
+use super::human;
+
 /// Show sizes, compression ratio and cache use of mounted stores
 #[derive(clap::Args)]
 pub struct Status {
@@ -85,25 +87,6 @@ fn print(store: &str, figures: &Value) {
 
 fn ratio(content: u64, stored: u64) -> String {
     if stored == 0 { "ratio -".to_owned() } else { format!("ratio {:.2}", content as f64 / stored as f64) }
-}
-
-/// A size with three significant digits, in units of 1024.
-fn human(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1000.0 || unit == "TiB" {
-            let digits = if unit == "B" || value >= 100.0 {
-                0
-            } else if value >= 10.0 {
-                1
-            } else {
-                2
-            };
-            return format!("{value:.digits$} {unit}");
-        }
-        value /= 1024.0;
-    }
-    format!("{bytes} B")
 }
 
 #[cfg(test)]

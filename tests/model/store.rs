@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use larder::check::{Options, Report, check};
 use larder::clock::{Clock, Time};
 use larder::config::Settings;
 use larder::error::Error;
@@ -54,6 +55,21 @@ impl Disk {
         let mut settings = Settings::new(self.path());
         settings.cache_size_limit = cache;
         Volume::open(settings, self.io(), clock.clone())
+    }
+}
+
+impl Disk {
+    /// What the check says of the store that lies here, which nobody has open.
+    pub fn report(&self) -> Report {
+        check(self.io(), &self.path(), &Options { content: true, threads: 1 }, &|_| {}).unwrap()
+    }
+
+    /// That the check has nothing to say.
+    pub fn is_sound(&self, when: &str) -> Check {
+        let report = self.report();
+        let list: Vec<String> = report.findings.iter().map(|finding| finding.to_string()).collect();
+        prop_assert!(report.is_clean(), "the check {}:\n{}", when, list.join("\n"));
+        Ok(())
     }
 }
 
@@ -359,6 +375,7 @@ impl System for Store {
         {
             return fail(format!("closing: {error}"));
         }
+        self.disk.is_sound("after a clean end")?;
         match self.disk.open(self.cache, &self.clock) {
             Ok(volume) => self.volume = Some(volume),
             Err(error) => return fail(format!("opening again: {error}")),

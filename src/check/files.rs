@@ -1,0 +1,148 @@
+//! The files of a store's directory: those that must be there, and those that are not Larder's.
+
+use std::path::Path;
+
+use super::report::Report;
+use crate::config::{self, Settings};
+use crate::error::{Error, Result};
+use crate::format::{FORMAT_VERSION, FormatLine};
+use crate::io::Io;
+
+/// What a store's directory may hold beside `segments/` and `journal/`.
+const KNOWN: [&str; 12] = [
+    "FORMAT",
+    "FORMAT.new",
+    "larder.toml",
+    "larder.log",
+    "lock",
+    "control",
+    "index.redb",
+    "index.redb.new",
+    "journal",
+    "segments",
+    "backup",
+    "reserve",
+];
+
+/// The most of a small file that is read, bytes.
+const SMALL: usize = 1 << 20;
+
+/// Checks the names in the store's directory, FORMAT and the settings.
+/// Errors: `Store` for a format that is newer than this build.
+pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
+    let mut names = names(io, dir)?;
+    names.sort();
+    let known = |name: &String| KNOWN.contains(&name.as_str()) || name.starts_with("larder.log");
+    for name in names.iter().filter(|name| !known(name)) {
+        stray(report, &dir.join(name));
+    }
+    let there = |name: &str| names.iter().any(|there| there == name);
+
+    let path = dir.join("FORMAT");
+    let place = path.display().to_string();
+    if there("FORMAT") {
+        let text = read(io, &path)?;
+        match FormatLine::parse(&String::from_utf8_lossy(&text)) {
+            Some(line) if line.version > FORMAT_VERSION => {
+                let why = format!(
+                    "the store has format {}, this larder knows formats up to {FORMAT_VERSION}: use a newer larder",
+                    line.version
+                );
+                return Err(Error::store(dir, why));
+            }
+            Some(line) if line.version < FORMAT_VERSION => {
+                report.error(
+                    "format",
+                    place,
+                    "it says a version that there never was",
+                    "write `larder 1 ID` into it",
+                );
+            }
+            // What a bit more or less makes of it must not pass.
+            Some(line) if text != format!("{line}\n").as_bytes() => {
+                report.warning("format", place, "it is not as Larder writes it", "repair writes it anew");
+            }
+            Some(_) => {}
+            None => {
+                report.error(
+                    "format",
+                    place,
+                    "it does not read `larder 1 ID`, and the store is refused",
+                    "repair writes it anew",
+                );
+            }
+        }
+    } else {
+        report.error("format", place, "missing", "repair writes it anew");
+    }
+
+    let path = dir.join(config::FILE_NAME);
+    if there(config::FILE_NAME) {
+        let text = read(io, &path)?;
+        let loaded = match std::str::from_utf8(&text) {
+            Ok(text) => Settings::load(dir, Some(text), [], []).map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        };
+        if let Err(why) = loaded {
+            report.warning(
+                "settings",
+                path.display().to_string(),
+                why,
+                "correct it, or remove it for the defaults",
+            );
+        }
+    }
+
+    for part in ["journal", "segments"] {
+        if !there(part) {
+            let place = dir.join(part).display().to_string();
+            report.error(part, place, "missing", "restore it from a backup");
+        }
+    }
+    if there("journal") {
+        let number = |name: &String| name.len() >= 8 && name.bytes().all(|byte| byte.is_ascii_digit());
+        for name in self::names(io, &dir.join("journal"))?.iter().filter(|name| !number(name)) {
+            stray(report, &dir.join("journal").join(name));
+        }
+    }
+    if there("segments") {
+        let hex = |name: &str, len: usize| {
+            name.len() == len && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        for folder in self::names(io, &dir.join("segments"))? {
+            let path = dir.join("segments").join(&folder);
+            if !hex(&folder, 2) {
+                stray(report, &path);
+                continue;
+            }
+            for name in self::names(io, &path)? {
+                if !hex(&name, 8) || !name.ends_with(&folder) {
+                    stray(report, &path.join(&name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stray(report: &mut Report, path: &Path) {
+    let what = "this is no file of Larder's, and takes room in the store";
+    report.warning("files", path.display().to_string(), what, "move it elsewhere if it is yours");
+}
+
+/// The names in a directory, as far as they are text; others are told with replacement characters.
+fn names(io: &dyn Io, dir: &Path) -> Result<Vec<String>> {
+    let listed = io.list(dir).map_err(Error::io(format!("listing {}", dir.display())))?;
+    let name = |path: &std::path::PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    Ok(listed.iter().filter_map(name).collect())
+}
+
+/// The start of a small file.
+fn read(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
+    let failed = || Error::io(format!("reading {}", path.display()));
+    let file = io.open_read(path).map_err(failed())?;
+    let mut bytes = vec![0; SMALL.min(file.len().map_err(failed())? as usize)];
+    let got = file.read_at(&mut bytes, 0).map_err(failed())?;
+    bytes.truncate(got);
+    Ok(bytes)
+}

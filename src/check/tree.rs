@@ -1,0 +1,352 @@
+//! Inodes, names, links, attributes and marks.
+
+use std::collections::BTreeSet;
+
+use super::nodes::{Node, Nodes, place_hash};
+use super::report::{Report, Severity};
+use super::{OnProgress, Progress, scan};
+use crate::catalog::Engine;
+use crate::clock::Time;
+use crate::error::Result;
+use crate::format::{
+    Bucket, CounterRecord, Ino, InodeRecord, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, decode, is_name, keys,
+    name_hash,
+};
+
+/// The tags of keys and what their lengths must be (least, most).
+const TAGS: [(u8, usize, usize); 13] = [
+    (b'C', 1, 1),
+    (b'D', 17, 17),
+    (b'F', 21, 21),
+    (b'G', 1, 1),
+    (b'I', 9, 9),
+    (b'L', 18, 17 + NAME_MAX),
+    (b'O', 9, 9),
+    (b'P', 13, 13),
+    (b'R', 9, 9),
+    (b'S', 5, 5),
+    (b'T', 17, 17),
+    (b'W', 17, 17),
+    (b'X', 10, 9 + NAME_MAX),
+];
+
+/// How many records pass between two tellings of progress.
+const TELL: u64 = 4096;
+
+const REMOVED: &str = "repair removes it";
+const COUNTED: &str = "repair sets it right";
+const UNREADABLE: &str = "repair removes it, and moves what only it led to to lost+found";
+
+/// Whether a key is one of the format's; tells when it is not.
+fn is_key(key: &[u8], report: &mut Report) -> bool {
+    let known = key.first().and_then(|tag| TAGS.iter().find(|(known, ..)| known == tag));
+    let good = known.is_some_and(|(_, least, most)| (*least..=*most).contains(&key.len()));
+    if !good {
+        report.error("catalog", format!("key {}", hex(key)), "it is none of this format", REMOVED);
+    }
+    good
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A message for a value that cannot be read.
+fn unreadable(error: crate::error::Error) -> String {
+    format!("its record cannot be read ({error})")
+}
+
+/// Loads all inodes.
+pub fn load(engine: &dyn Engine, report: &mut Report, progress: OnProgress<'_>) -> Result<Nodes> {
+    let mut nodes = Nodes::default();
+    let mut done = 0;
+    scan(engine, keys::INODE, &mut |key, value| {
+        done += 1;
+        if done % TELL == 0 {
+            progress(Progress { stage: "reading inodes", done, total: 0 });
+        }
+        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        match decode::<InodeRecord>(value, "inode record") {
+            Ok(rec) => {
+                check_record(ino, &rec, report);
+                nodes.push(Node::new(ino, &rec));
+            }
+            Err(error) => report.inode(Severity::Error, "inode", ino, unreadable(error), UNREADABLE),
+        }
+    })?;
+    report.figures.inodes = nodes.iter().count() as u64;
+    if nodes.get(ROOT).is_none_or(|root| !root.is_dir()) {
+        report.inode(
+            Severity::Error,
+            "inode",
+            ROOT,
+            "there is no root directory",
+            "restore the catalog from a backup",
+        );
+    }
+    Ok(nodes)
+}
+
+/// What a record says must be possible in itself.
+fn check_record(ino: Ino, rec: &InodeRecord, report: &mut Report) {
+    let mut wrong = |what: String| report.inode(Severity::Error, "inode", ino, what, COUNTED);
+    let kind = rec.kind();
+    let known = [
+        libc::S_IFREG,
+        libc::S_IFDIR,
+        libc::S_IFLNK,
+        libc::S_IFIFO,
+        libc::S_IFCHR,
+        libc::S_IFBLK,
+        libc::S_IFSOCK,
+    ];
+    if !known.contains(&(rec.mode & libc::S_IFMT)) || rec.mode & !(libc::S_IFMT | 0o7777) != 0 {
+        wrong(format!("its mode {:o} is impossible", rec.mode));
+    }
+    if !(12..=20).contains(&rec.page_shift) {
+        wrong(format!("its pages have 2^{} bytes, possible are 2^12 to 2^20", rec.page_shift));
+    }
+    match &rec.target {
+        Some(target) if kind == Kind::Symlink => {
+            if target.len() as u64 != rec.size {
+                wrong(format!("its target has {} bytes, its size is {}", target.len(), rec.size));
+            }
+        }
+        Some(_) => wrong("it has a target and is no symbolic link".into()),
+        None if kind == Kind::Symlink => wrong("a symbolic link without a target".into()),
+        None => {}
+    }
+    if kind == Kind::File && rec.size > (u64::from(u32::MAX) << rec.page_shift.min(20)).min(i64::MAX as u64) {
+        wrong(format!("its size of {} bytes is more than a file can have", rec.size));
+    }
+    match &rec.links {
+        Links::One { name, .. } if ino == ROOT => {
+            if !name.is_empty() {
+                wrong("the root has a name".into());
+            }
+        }
+        Links::One { name, .. } if rec.nlink > 0 && !is_name(name) => {
+            wrong("its record has an impossible name".into())
+        }
+        Links::One { .. } if kind != Kind::Directory && rec.nlink > 1 => {
+            wrong(format!("its record has one name for {} links", rec.nlink));
+        }
+        Links::Many if kind == Kind::Directory => wrong("a directory with several links".into()),
+        _ => {}
+    }
+}
+
+/// Reads all names and marks, and notes at each inode what was found.
+pub fn check(
+    engine: &dyn Engine,
+    nodes: &mut Nodes,
+    report: &mut Report,
+    progress: OnProgress<'_>,
+) -> Result<()> {
+    check_tags(engine, report)?;
+    check_entries(engine, nodes, report, progress)?;
+    let mut missing = Missing::default();
+    scan(engine, keys::LINK, &mut |key, _| {
+        let (Some(ino), Some((dir, name))) =
+            (keys::ino_of(key).filter(|_| is_key(key, report)), keys::link_of(key))
+        else {
+            return;
+        };
+        match nodes.get_mut(ino) {
+            Some(node) => {
+                node.found_links += 1;
+                if node.many {
+                    node.places = node.places.wrapping_add(place_hash(dir, name));
+                }
+            }
+            None => missing.tell(ino, "link records", report),
+        }
+    })?;
+    scan(engine, keys::XATTR, &mut |key, _| {
+        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        if keys::xattr_name(key).contains(&0) {
+            report.inode(Severity::Error, "attributes", ino, "an attribute's name contains NUL", REMOVED);
+        }
+        match nodes.get_mut(ino) {
+            Some(node) => node.found_xattrs += 1,
+            None => missing.tell(ino, "extended attributes", report),
+        }
+    })?;
+    scan(engine, keys::ORPHAN, &mut |key, _| {
+        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        match nodes.get_mut(ino) {
+            Some(node) => node.found_orphan = true,
+            None => report.inode(
+                Severity::Warning,
+                "marks",
+                ino,
+                "marked to be reclaimed, and not there",
+                REMOVED,
+            ),
+        }
+    })?;
+    let mut marks = Vec::new();
+    scan(engine, keys::EXPIRY, &mut |key, _| {
+        marks.extend(keys::expiry_of(key).filter(|_| is_key(key, report)));
+    })?;
+    for (secs, ino) in marks {
+        let record =
+            engine.get(&keys::inode(ino))?.and_then(|value| decode::<InodeRecord>(&value, "inode").ok());
+        let when =
+            record.filter(|rec| rec.nlink > 0).and_then(|rec| rec.expires).map(|at: Time| at.secs().max(0));
+        match nodes.get_mut(ino) {
+            Some(node) if when == Some(secs) => node.found_expiry = true,
+            _ => {
+                let what = format!("a mark says that it expires at {secs}, and it does not");
+                report.inode(Severity::Warning, "marks", ino, what, REMOVED);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Keys between those of the tags that there are.
+fn check_tags(engine: &dyn Engine, report: &mut Report) -> Result<()> {
+    let mut from = Vec::new();
+    for end in TAGS.map(|(tag, ..)| vec![tag]).into_iter().chain([vec![u8::MAX; 300]]) {
+        engine.scan(from..end.clone(), &mut |key, _| {
+            is_key(key, report);
+            true
+        })?;
+        from = keys::under(&end).end;
+    }
+    Ok(())
+}
+
+fn check_entries(
+    engine: &dyn Engine,
+    nodes: &mut Nodes,
+    report: &mut Report,
+    progress: OnProgress<'_>,
+) -> Result<()> {
+    let mut missing = Missing::default();
+    let mut entries = 0;
+    scan(engine, keys::BUCKET, &mut |key, value| {
+        let (Some(dir), Some(hash)) =
+            (keys::ino_of(key).filter(|_| is_key(key, report)), keys::bucket_hash(key))
+        else {
+            return;
+        };
+        let mut wrong = |what: String, remedy| report.inode(Severity::Error, "names", dir, what, remedy);
+        let bucket = match decode::<Bucket>(value, "directory entry") {
+            Ok(bucket) => bucket,
+            Err(error) => return wrong(format!("an entry of it cannot be read ({error})"), UNREADABLE),
+        };
+        if bucket.is_empty() {
+            wrong(format!("its bucket {hash:014x} is empty"), REMOVED);
+        }
+        let mut slots = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        for entry in &bucket {
+            entries += 1;
+            let name = entry.name.escape_ascii();
+            if !is_name(&entry.name) {
+                wrong(format!("the name {name:?} is impossible"), UNREADABLE);
+            }
+            if name_hash(&entry.name) != hash {
+                wrong(
+                    format!("the entry {name:?} lies where it is not found: its hash is another"),
+                    UNREADABLE,
+                );
+            }
+            if u32::from(entry.slot) >= 1 << SLOT_BITS || !slots.insert(entry.slot) {
+                wrong(
+                    format!("the entry {name:?} has slot {}, which is taken or impossible", entry.slot),
+                    COUNTED,
+                );
+            }
+            if !names.insert(&entry.name) {
+                wrong(format!("the name {name:?} is there twice"), UNREADABLE);
+            }
+            let Some(target) = nodes.get_mut(entry.ino) else {
+                wrong(format!("the entry {name:?} names {}, which is not there", entry.ino), REMOVED);
+                continue;
+            };
+            if target.kind != entry.kind {
+                wrong(
+                    format!("the entry {name:?} says {:?}, and names a {:?}", entry.kind, target.kind),
+                    COUNTED,
+                );
+            }
+            target.found_names += 1;
+            target.found_places = target.found_places.wrapping_add(place_hash(dir, &entry.name));
+            target.found_parent = dir;
+        }
+        let dirs = bucket.iter().filter(|entry| nodes.get(entry.ino).is_some_and(Node::is_dir)).count();
+        if entries % TELL == 0 {
+            progress(Progress { stage: "reading names", done: entries, total: 0 });
+        }
+        match nodes.get_mut(dir) {
+            Some(node) if node.is_dir() => {
+                node.found_entries += bucket.len() as u64;
+                node.found_dirs += dirs as u32;
+            }
+            Some(node) => {
+                let what = format!("it has directory entries and is a {:?}", node.kind);
+                report.inode(Severity::Error, "names", dir, what, UNREADABLE);
+            }
+            None => missing.tell(dir, "directory entries", report),
+        }
+    })?;
+    report.figures.entries = entries;
+    Ok(())
+}
+
+/// Tells of inodes that are not there and have records all the same, once each.
+#[derive(Debug, Default)]
+pub struct Missing {
+    last: Option<(Ino, &'static str)>,
+}
+
+impl Missing {
+    pub fn tell(&mut self, ino: Ino, what: &'static str, report: &mut Report) {
+        if self.last != Some((ino, what)) {
+            self.last = Some((ino, what));
+            let what = format!("not there, and has {what}");
+            report.inode(Severity::Error, "inode", ino, what, "repair makes it anew in lost+found");
+        }
+    }
+}
+
+/// What the store counts in all.
+pub fn counters(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Result<()> {
+    let place = "the store's counters";
+    if let Some(value) = engine.get(&keys::gone())?
+        && let Err(error) = decode::<Time>(&value, "time")
+    {
+        report.error("counters", "the time of the last expiry", unreadable(error), REMOVED);
+    }
+    let Some(value) = engine.get(&keys::counters())? else {
+        report.error("counters", place, "missing: the store cannot be mounted", COUNTED);
+        return Ok(());
+    };
+    let says = match decode::<CounterRecord>(&value, "counters") {
+        Ok(says) => says,
+        Err(error) => {
+            report.error("counters", place, unreadable(error), COUNTED);
+            return Ok(());
+        }
+    };
+    let files = nodes.iter().filter(|node| node.kind == Kind::File);
+    let found = [
+        ("inodes", says.inodes, nodes.iter().count() as u64),
+        ("bytes of content", says.content, files.map(|node| node.size).sum()),
+        ("bytes of live frames", says.stored, nodes.live),
+    ];
+    for (what, says, found) in found {
+        if says != found {
+            report.warning("counters", place, format!("{found} {what}, the record says {says}"), COUNTED);
+        }
+    }
+    let last = nodes.iter().last().map_or(0, |node| node.ino.0);
+    if says.last_ino < last {
+        let what = format!("inode {last} is there, and numbers above {} count as free", says.last_ino);
+        report.error("counters", place, what, COUNTED);
+    }
+    Ok(())
+}
