@@ -169,7 +169,9 @@ impl Report {
         for finding in &mut self.findings {
             finding.path = finding.ino.zip(engine).and_then(|(ino, engine)| path_of(engine, ino));
         }
-        self.findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+        self.findings.sort_by(|a, b| {
+            (b.severity, a.class, a.ino, &a.place).cmp(&(a.severity, b.class, b.ino, &b.place))
+        });
     }
 }
 

@@ -107,25 +107,19 @@ fn check_record(ino: Ino, rec: &InodeRecord, report: &mut Report) {
         wrong(format!("its pages have 2^{} bytes, possible are 2^12 to 2^20", rec.page_shift));
     }
     match &rec.target {
-        Some(target) if kind == Kind::Symlink => {
-            if target.len() as u64 != rec.size {
-                wrong(format!("its target has {} bytes, its size is {}", target.len(), rec.size));
-            }
+        Some(target) if kind == Kind::Symlink && target.len() as u64 != rec.size => {
+            wrong(format!("its target has {} bytes, its size is {}", target.len(), rec.size));
         }
-        Some(_) => wrong("it has a target and is no symbolic link".into()),
+        Some(_) if kind != Kind::Symlink => wrong("it has a target and is no symbolic link".into()),
         None if kind == Kind::Symlink => wrong("a symbolic link without a target".into()),
-        None => {}
+        _ => {}
     }
     if kind == Kind::File && rec.size > (u64::from(u32::MAX) << rec.page_shift.min(20)).min(i64::MAX as u64) {
         wrong(format!("its size of {} bytes is more than a file can have", rec.size));
     }
     match &rec.links {
-        Links::One { name, .. } if ino == ROOT => {
-            if !name.is_empty() {
-                wrong("the root has a name".into());
-            }
-        }
-        Links::One { name, .. } if rec.nlink > 0 && !is_name(name) => {
+        Links::One { name, .. } if ino == ROOT && !name.is_empty() => wrong("the root has a name".into()),
+        Links::One { name, .. } if ino != ROOT && rec.nlink > 0 && !is_name(name) => {
             wrong("its record has an impossible name".into())
         }
         Links::One { .. } if kind != Kind::Directory && rec.nlink > 1 => {

@@ -227,7 +227,7 @@ impl File for OverlayFile {
         if len < content.len {
             content.blocks.split_off(&len.div_ceil(BLOCK));
             content.below_len = content.below_len.min(len);
-            if len % BLOCK > 0 && content.blocks.contains_key(&(len / BLOCK)) {
+            if !len.is_multiple_of(BLOCK) && content.blocks.contains_key(&(len / BLOCK)) {
                 self.change(&mut content, len, len.next_multiple_of(BLOCK), &|part, _| part.fill(0))?;
             }
         }
