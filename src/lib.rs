@@ -8,6 +8,7 @@
 //! - [`format`], [`error`], [`clock`], [`io`], [`config`]: records and names, failures, time, files, settings
 //! - [`pages`]: the codec, frames and the segments that they are appended to
 //! - [`catalog`]: journal, in-memory table and index of all metadata
+//! - [`check`]: the check of a store that nobody has open; stands on all above
 //! - [`cache`]: pages in memory under one budget
 //! - [`shelf`]: the rules of expiry
 //! - [`volume`]: the tree

@@ -5,6 +5,7 @@ mod model;
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use larder::io::{File, Io};
 use larder::volume::Volume;
 use model::ops::Fill;
 use model::store::{Disk, LEAST_CACHE, NOBODY_SPECIAL, START, read};
+use support::mounted::{larder, stderr};
 
 /// The page size of a volume, bytes.
 const PAGE: u64 = 128 << 10;
@@ -701,6 +703,44 @@ fn files_that_are_not_larders_and_broken_settings_are_found() {
     }
     assert!(says(&report, Warning, "settings", "cache-size-limit"), "{}", listed(&report));
     assert_eq!((report.errors, report.warnings), (0, 4), "{}", listed(&report));
+}
+
+#[test]
+fn the_command_prints_findings_and_tells_by_its_exit_status() {
+    let disk = Disk::real();
+    let volume = disk.open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap();
+    let made = volume.run(|v| v.mknod(&NOBODY_SPECIAL, ROOT, b"key", libc::S_IFREG | 0o644, 0)).unwrap();
+    volume.run(|v| v.write(made.attr.ino, 0, &Fill::Noise(1).bytes(50_000), false)).unwrap();
+    volume.close().unwrap();
+    let store = disk.path();
+    let run = |arguments: &[&str]| {
+        let output = larder(["check", store.to_str().unwrap()].iter().chain(arguments));
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    let (code, out, _) = run(&[]);
+    assert!(
+        code == Some(0) && out.contains("nothing is wrong") && out.contains("1 frames verified"),
+        "{out}"
+    );
+
+    let segment = std::fs::read_dir(store.join("segments")).unwrap().flatten().find_map(|folder| {
+        std::fs::read_dir(folder.path()).unwrap().flatten().next().map(|file| file.path())
+    });
+    let file = std::fs::OpenOptions::new().write(true).open(segment.unwrap()).unwrap();
+    file.write_all_at(b"damage", 5_000).unwrap();
+    let (code, out, _) = run(&[]);
+    assert!(code == Some(1) && out.starts_with("error: inode 2 (/key): page 0"), "{out}");
+    assert!(out.contains("1 errors, 0 warnings"), "{out}");
+    let (code, out, _) = run(&["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["findings"][0]["path"]), (Some(1), &"/key".into()));
+    let (code, out, _) = run(&["--quick"]);
+    assert!(code == Some(0) && out.contains("0 frames verified"), "{out}");
+
+    let volume = disk.open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap();
+    let (code, _, err) = run(&[]);
+    assert!(code == Some(2) && err.contains("unmount it first"), "{err}");
+    volume.close().unwrap();
 }
 
 /// Reads everything in a volume; an error for what cannot be read.
