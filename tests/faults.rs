@@ -74,12 +74,19 @@ fn whichever_operation_the_disk_dies_at_the_tree_found_is_that_of_one_moment_sin
             }
         }
         for crash in 0..3 {
-            let found = store.crashed(true).open(LEAST_CACHE, &Clock::manual(Time(START)));
+            let left = store.crashed(true);
+            let sound = |when| {
+                let checked = left.is_sound(when);
+                checked.unwrap_or_else(|e| panic!("n {n}, seed {first}, crash {crash}: {e}\n{}", disk.log()));
+            };
+            sound("of what the crash left");
+            let found = left.open(LEAST_CACHE, &Clock::manual(Time(START)));
             let found = found.unwrap_or_else(|e| panic!("n {n}, seed {first}, crash {crash}: opening: {e}"));
             let (tree, contents) = history::found(&found).unwrap();
             let allowed = history.allows(false, &tree, &contents);
             allowed.unwrap_or_else(|e| panic!("n {n}, seed {first}, crash {crash}: {e}\n{}", disk.log()));
             found.close().unwrap();
+            sound("after the next mount");
             points += 1;
         }
         if !died {
