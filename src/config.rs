@@ -157,7 +157,7 @@ impl Settings {
                 "none" => {}
                 "aes-256-gcm" | "chacha20-poly1305" => return Err(not_yet(place, value, "none")),
                 _ => {
-                    let known = "aes-256-gcm and chacha20-poly1305 are not yet available";
+                    let known = "aes-256-gcm and chacha20-poly1305 come with a later version";
                     return Err(bad(format!("use none; {known}")));
                 }
             },

@@ -240,7 +240,7 @@ fn a_full_disk_refuses_writers_and_keeps_what_is_stored() {
         let made = volume.run(|v| v.mknod(&NOBODY_SPECIAL, ROOT, name.as_bytes(), libc::S_IFREG | 0o644, 0));
         let written = made.and_then(|entry| volume.run(|v| v.write(entry.attr.ino, 0, &chunk, false)));
         match written {
-            Ok(()) => kept.push(name),
+            Ok(_) => kept.push(name),
             Err(Error::NoSpace) => {
                 refused = true;
                 break;

@@ -334,10 +334,10 @@ impl Filesystem for Adapter {
         let clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // A WRITE has at most MAX_IO bytes.
         let written = data.len() as u32;
-        // The kernel asks for this only while it believes that there are bits to clear.
+        // The kernel asks for this at each write of anybody but root.
         let told = clear_suid.then(|| self.kernel.clone());
-        let done = move |reply: ReplyWrite, ()| {
-            if let Some(kernel) = told {
+        let done = move |reply: ReplyWrite, cleared: bool| {
+            if let Some(kernel) = told.filter(|_| cleared) {
                 kernel.forget_attributes(ino(of));
             }
             reply.written(written);

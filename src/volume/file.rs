@@ -174,20 +174,17 @@ impl Volume {
     }
 
     /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.
-    /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells).
-    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<()> {
+    /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells). Returns whether there were any.
+    pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<bool> {
         self.ready_to_add()?;
         let mut tree = self.tree.lock();
         if data.is_empty() {
             // Changes nothing, not even a time (write(2)).
-            return tree.file(ino).map(drop);
+            return tree.file(ino).map(|_| false);
         }
         let now = tree.now(&self.clock);
         self.write_locked(&mut tree, ino, offset, data, now)?;
-        if clear_suid {
-            self.clear_suid_locked(&mut tree, ino, now)?;
-        }
-        Ok(())
+        if clear_suid { self.clear_suid_locked(&mut tree, ino, now) } else { Ok(false) }
     }
 
     /// Takes the suid and sgid bits from a file whose content somebody who may not keep them is about to

@@ -311,7 +311,7 @@ impl System for Store {
             Call::Truncate { of, size } => self.set(*of, SetAttr { size: Some(*size), ..SetAttr::default() }),
             Call::Write { of, offset, data } => {
                 let of = self.ino(*of);
-                self.run(|volume| volume.write(of, *offset, data, false)).map(done)
+                self.run(|volume| volume.write(of, *offset, data, false)).map(|_| Reply::Done)
             }
             Call::Read { of, offset, len } => read(self.volume(), self.ino(*of), *offset, *len)
                 .map(Reply::Data)
