@@ -96,6 +96,12 @@ impl Mount {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let flags = options.settings.iter().cloned().chain(self.flags());
         let settings = Settings::load(&store, file.as_deref(), environment, flags)?;
+        if std::fs::read_dir(&point).is_ok_and(|mut entries| entries.next().is_some()) {
+            eprintln!(
+                "larder: {}: not empty; what is in it is hidden while the store is mounted",
+                point.display()
+            );
+        }
         daemon::run(settings, file.is_none(), &point, &options, self.background, self.log_level.as_deref())
     }
 

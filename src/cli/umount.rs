@@ -68,7 +68,8 @@ fn users_of(point: &Path) -> Vec<String> {
     let mut users = Vec::new();
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = process.file_name();
-        if !name.as_bytes().iter().all(u8::is_ascii_digit) {
+        let own = std::process::id().to_string();
+        if !name.as_bytes().iter().all(u8::is_ascii_digit) || name.to_str() == Some(&own) {
             continue;
         }
         let path = process.path();

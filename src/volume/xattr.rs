@@ -118,7 +118,8 @@ impl Volume {
         }
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
-        if let Some(own) = Own::of(name)? {
+        // There is nothing to be set by another of our names; copying programs pass over this.
+        if let Some(own) = Own::of(name).map_err(|_| Error::NotSupported)? {
             check_flags(flags, own.value(tree.get(ino)?, now).is_some())?;
             return self.set_own(&mut tree, ino, own, value, now);
         }
