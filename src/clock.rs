@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,22 @@ impl Time {
     /// Nanoseconds within the second.
     pub fn nanos(self) -> u32 {
         self.0.rem_euclid(1_000_000_000) as u32
+    }
+}
+
+impl From<SystemTime> for Time {
+    fn from(time: SystemTime) -> Time {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Time::new(since.as_secs() as i64, since.subsec_nanos()),
+            Err(before) => Time(i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos)),
+        }
+    }
+}
+
+impl From<Time> for SystemTime {
+    fn from(time: Time) -> SystemTime {
+        let distance = Duration::from_nanos(time.0.unsigned_abs());
+        if time.0 < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
     }
 }
 
@@ -54,10 +71,7 @@ impl Clock {
     pub fn now(&self) -> Time {
         match self {
             #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-            Clock::System => match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-                Ok(d) => Time::new(d.as_secs() as i64, d.subsec_nanos()),
-                Err(before) => Time(-(before.duration().as_nanos() as i64)),
-            },
+            Clock::System => SystemTime::now().into(),
             Clock::Manual(now) => Time(now.load(Ordering::SeqCst)),
         }
     }

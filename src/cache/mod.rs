@@ -337,6 +337,11 @@ impl Cache {
         self.state.lock().dirty_bytes(ino)
     }
 
+    /// How many pages of a file are in memory; counts as nothing.
+    pub fn pages_of(&self, ino: Ino) -> usize {
+        self.state.lock().pages_of(ino)
+    }
+
     /// The dirty pages of a file, those in flush included, in order.
     pub fn dirty_pages(&self, ino: Ino) -> Vec<PageNo> {
         self.state.lock().dirty_pages(ino)

@@ -575,6 +575,11 @@ impl State {
         self.files.get(&ino).filter(|f| !f.dirty.is_empty()).map(|f| f.dirty_bytes)
     }
 
+    /// How many pages of a file are in memory.
+    pub fn pages_of(&self, ino: Ino) -> usize {
+        self.files.get(&ino).map_or(0, |file| file.clean.len() + file.dirty.len())
+    }
+
     pub fn dirty_pages(&self, ino: Ino) -> Vec<PageNo> {
         self.files.get(&ino).map(|f| f.dirty.keys().copied().collect()).unwrap_or_default()
     }

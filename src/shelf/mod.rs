@@ -54,6 +54,31 @@ pub fn parse_ttl(text: &str) -> Result<Option<u32>> {
     Ok(Some(seconds.ceil() as u32))
 }
 
+/// What a touch renews.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touch {
+    /// The expiry, by its period.
+    pub expiration: bool,
+    /// The stored size. It is counted with each change, so there is nothing left to renew.
+    pub size: bool,
+}
+
+/// Reads what a touch renews: `expiration`, `size`, or both with a comma or a space between.
+pub fn parse_touch(text: &str) -> Result<Touch> {
+    let mut touch = Touch::default();
+    for word in text.split([',', ' ']).filter(|word| !word.is_empty()) {
+        match word {
+            "expiration" => touch.expiration = true,
+            "size" => touch.size = true,
+            _ => return Err(Error::Invalid(format!("touch {text:?}: use expiration, size, or both"))),
+        }
+    }
+    if touch == Touch::default() {
+        return Err(Error::Invalid("touch: say what: expiration, size, or both".into()));
+    }
+    Ok(touch)
+}
+
 /// The moment `seconds` after `now`, at most the last that can be expressed.
 pub fn after(now: Time, seconds: u32) -> Time {
     Time(now.0.saturating_add(i64::from(seconds).saturating_mul(1_000_000_000)))
@@ -101,6 +126,22 @@ mod tests {
         assert_eq!(parse_ttl("never").unwrap(), None);
         for text in ["", "soon", "-1", "5x", "1e99", "NaN", "99999999999"] {
             assert!(parse_ttl(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_touch_says_what_it_renews() {
+        let touch = |expiration, size| Touch { expiration, size };
+        for (text, expected) in [
+            ("expiration", touch(true, false)),
+            ("size", touch(false, true)),
+            ("size,expiration", touch(true, true)),
+            ("expiration size", touch(true, true)),
+        ] {
+            assert_eq!(parse_touch(text).unwrap(), expected, "{text:?}");
+        }
+        for text in ["", " ", ",", "all", "expiration,often"] {
+            assert!(parse_touch(text).is_err(), "{text:?}");
         }
     }
 

@@ -1,8 +1,11 @@
 //! A change of the tree in the making. It is put together from copies, journalled as one batch, and
 //! only then becomes visible in memory: what could not be journalled has not happened.
 
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
 use super::Volume;
-use super::tree::{Inode, Tree, hash_of, set_in_bucket};
+use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
 use crate::catalog::Batch;
 use crate::error::Result;
 use crate::format::{Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, SegmentRecord, Seq, encode, keys};
@@ -19,28 +22,79 @@ pub(super) enum Recorded {
     Size(u64),
 }
 
+/// Where keys stand in a list. They are few in nearly every change, and then looked at one by one.
+#[derive(Debug)]
+struct Places<K> {
+    keys: Vec<K>,
+    /// Where each stands, once they are many.
+    index: HashMap<K, usize>,
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    /// More keys than this are found by their hash.
+    const FEW: usize = 16;
+
+    fn find(&self, key: &K) -> Option<usize> {
+        if self.keys.len() <= Self::FEW {
+            self.keys.iter().position(|other| other == key)
+        } else {
+            self.index.get(key).copied()
+        }
+    }
+
+    /// Appends a key that is not there.
+    fn push(&mut self, key: K) {
+        self.keys.push(key);
+        if self.keys.len() > Self::FEW {
+            let known = self.index.len();
+            let new = self.keys.iter().enumerate().skip(known);
+            self.index.extend(new.map(|(place, key)| (key.clone(), place)));
+        }
+    }
+}
+
+impl<K> Default for Places<K> {
+    fn default() -> Places<K> {
+        Places { keys: Vec::new(), index: HashMap::new() }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Draft {
     pub batch: Batch,
     inodes: Vec<(Ino, InodeRecord, Recorded)>,
+    /// Where an inode stands in `inodes`.
+    places: Places<Ino>,
     entries: Vec<EntryChange>,
     removed: Vec<Ino>,
-    born: Option<Ino>,
+    /// New inodes with their attributes. Their numbers follow the last one given away.
+    born: BTreeMap<Ino, Attributes>,
     /// Bytes of frames that come to be live or dead, by segment.
     live: Vec<(Extent, bool)>,
     freed: Vec<Extent>,
     releases: Vec<Vec<u8>>,
     /// Inodes whose last name is removed.
     unlinked: Vec<Ino>,
+    /// Unlinked inodes that get a name.
+    relinked: Vec<Ino>,
     /// The cache has been changed for this draft.
     bound: bool,
 }
 
 impl Draft {
-    /// A new inode; its number must be the one after the last.
-    pub fn birth(&mut self, ino: Ino, rec: InodeRecord) {
-        self.born = Some(ino);
-        self.inodes.push((ino, rec, Recorded::Unchanged));
+    /// A new inode; its number must be above all given away so far.
+    pub fn birth(&mut self, ino: Ino, mut rec: InodeRecord, attributes: Attributes) {
+        rec.xattrs = attributes.len() as u32;
+        for (name, value) in &attributes {
+            self.batch.put(keys::xattr(ino, name), value.clone());
+        }
+        self.born.insert(ino, attributes);
+        self.inode(ino, rec);
+    }
+
+    /// The attributes of an inode that is born in this draft.
+    pub fn attributes_of_born(&self, ino: Ino) -> Option<&Attributes> {
+        self.born.get(&ino)
     }
 
     /// An inode as it is to be.
@@ -50,22 +104,25 @@ impl Draft {
 
     /// An inode as it is to be, and the size that is recorded. The last one for an inode wins.
     pub fn inode_sized(&mut self, ino: Ino, rec: InodeRecord, recorded: Recorded) {
-        match self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+        match self.find_mut(ino) {
             Some(slot) => *slot = (ino, rec, recorded),
-            None => self.inodes.push((ino, rec, recorded)),
+            None => {
+                self.inodes.push((ino, rec, recorded));
+                self.places.push(ino);
+            }
         }
     }
 
     /// The size that is recorded of an inode that is in the draft already.
     pub fn record_size(&mut self, ino: Ino, size: u64) {
-        if let Some((_, _, recorded)) = self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+        if let Some((_, _, recorded)) = self.find_mut(ino) {
             *recorded = Recorded::Size(size);
         }
     }
 
     /// An inode as it is to be; the size that is recorded stays as the draft has it.
     pub fn update(&mut self, ino: Ino, rec: InodeRecord) {
-        match self.inodes.iter_mut().find(|(other, ..)| *other == ino) {
+        match self.find_mut(ino) {
             Some((_, old, _)) => *old = rec,
             None => self.inode(ino, rec),
         }
@@ -73,15 +130,23 @@ impl Draft {
 
     /// An inode as it is to be, when the draft has it.
     pub fn record(&self, ino: Ino) -> Option<&InodeRecord> {
-        self.inodes.iter().find(|(other, ..)| *other == ino).map(|(_, rec, _)| rec)
+        self.find(ino).map(|(_, rec, _)| rec)
     }
 
     /// The size that the draft records of an inode, when it does.
     pub fn recorded_size(&self, ino: Ino) -> Option<u64> {
-        self.inodes.iter().find(|(other, ..)| *other == ino).and_then(|(_, _, recorded)| match recorded {
+        self.find(ino).and_then(|(_, _, recorded)| match recorded {
             Recorded::Size(size) => Some(*size),
             Recorded::Unchanged => None,
         })
+    }
+
+    fn find(&self, ino: Ino) -> Option<&(Ino, InodeRecord, Recorded)> {
+        self.inodes.get(self.places.find(&ino)?)
+    }
+
+    fn find_mut(&mut self, ino: Ino) -> Option<&mut (Ino, InodeRecord, Recorded)> {
+        self.inodes.get_mut(self.places.find(&ino)?)
     }
 
     /// What a name is to mean; `None` removes it.
@@ -93,6 +158,13 @@ impl Draft {
     pub fn unlinked(&mut self, ino: Ino) {
         self.batch.put(keys::orphan(ino), Vec::new());
         self.unlinked.push(ino);
+    }
+
+    /// An unlinked inode that gets a name in this draft, maybe after it has lost one in it.
+    pub fn relinked(&mut self, ino: Ino) {
+        self.batch.delete(keys::orphan(ino));
+        self.unlinked.retain(|other| *other != ino);
+        self.relinked.push(ino);
     }
 
     /// Notes that the cache has been changed for this draft: patches taken, pages discarded. That cannot be
@@ -136,9 +208,9 @@ impl Volume {
     /// for it ([`Draft::bind`]), the store is read-only then.
     pub(super) fn commit(&self, tree: &mut Tree, mut draft: Draft) -> Result<Seq> {
         let mut counters = tree.counters;
-        if let Some(ino) = draft.born {
-            counters.inodes += 1;
-            counters.last_ino = counters.last_ino.max(ino.0);
+        counters.inodes += draft.born.len() as u64;
+        if let Some(last) = draft.born.keys().last() {
+            counters.last_ino = counters.last_ino.max(last.0);
         }
         counters.inodes -= draft.removed.len() as u64;
 
@@ -188,22 +260,24 @@ impl Volume {
         }
 
         let mut slots = Vec::with_capacity(draft.entries.len());
-        let mut buckets: Vec<(Key, Bucket)> = Vec::with_capacity(draft.entries.len());
+        // Two names of one change may share a bucket.
+        let mut buckets: Vec<Bucket> = Vec::with_capacity(draft.entries.len());
+        let mut places: Places<Key> = Places::default();
         for (dir, name, to) in &draft.entries {
             let key = keys::bucket(*dir, hash_of(name));
-            // Two names of one change may share a bucket.
-            let at = match buckets.iter().position(|(other, _)| *other == key) {
+            let at = match places.find(&key) {
                 Some(at) => at,
                 None => {
-                    buckets.push((key, tree.bucket_of(*dir, name)));
+                    buckets.push(tree.bucket_of(*dir, name));
+                    places.push(key);
                     buckets.len() - 1
                 }
             };
-            if let Some((_, bucket)) = buckets.get_mut(at) {
+            if let Some(bucket) = buckets.get_mut(at) {
                 slots.push(set_in_bucket(bucket, name, *to)?);
             }
         }
-        for (key, bucket) in buckets {
+        for (key, bucket) in places.keys.into_iter().zip(buckets) {
             let value = if bucket.is_empty() { None } else { Some(encode(&bucket)) };
             draft.batch.changes.push((key, value));
         }
@@ -227,13 +301,13 @@ impl Volume {
             }
         }
         for ((ino, rec, _), size) in draft.inodes.into_iter().zip(sizes) {
-            if draft.born == Some(ino) {
+            if let Some(attributes) = draft.born.remove(&ino) {
                 let version = tree.new_version();
                 let mut inode = Inode::new(rec, version);
                 inode.recorded_size = size;
-                if inode.rec.xattrs == 0 {
-                    inode.xattrs = Some(Default::default());
-                }
+                // Born with content: its pages are dirty already.
+                inode.dirty = inode.rec.size > 0 && self.cache.dirty(ino).is_some();
+                inode.xattrs = Some(attributes);
                 if inode.is_dir() {
                     inode.entries = Some(Box::new(super::tree::Entries::empty()));
                 }
@@ -249,6 +323,9 @@ impl Volume {
         }
         for ino in draft.removed {
             tree.remove(ino);
+        }
+        for ino in draft.relinked {
+            tree.unlinked.remove(&ino);
         }
         for ino in draft.unlinked {
             // A directory is emptied at once, whoever holds it: nothing can be put into it or found there any longer.

@@ -2,11 +2,12 @@
 
 use super::acl;
 use super::draft::Draft;
-use super::tree::Tree;
+use super::tree::{Attributes, Tree};
 use super::types::*;
+use super::xattr::attributes;
 use super::{Volume, check_name};
 use crate::clock::Time;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, ROOT, encode, keys};
 
 /// The cookies of `.` and `..`; those of entries are larger, as a hash is never 0.
@@ -180,25 +181,47 @@ impl Volume {
         if let Some(there) = tree.find(dir, name)? {
             return Err(self.taken(&mut tree, there.ino, now));
         }
-        let parent = tree.directory(dir)?;
-        if parent.rec.xattrs > 0 && parent.xattrs.is_none() {
-            return Err(Pause::Wait(Need::Attributes(dir)));
-        }
         let kind = Kind::of_mode(mode);
-        let inherited = match &parent.xattrs {
-            Some(xattrs) if kind != Kind::Symlink => acl::inherit(xattrs, mode)?,
-            _ => None,
-        };
-        let codec = parent.rec.codec;
+        let parent = tree.directory(dir)?;
+        let attributes = attributes(dir, parent)?;
+        let (mut rec, inherited) = self.newborn(caller, &parent.rec, attributes, mode, now)?;
+        rec.rdev = rdev;
+        rec.size = target.as_ref().map_or(0, |target| target.len() as u64);
+        rec.target = target;
+        rec.links = Links::One { parent: dir, name: name.into() };
         let mut parent = parent.rec.clone();
+        parent.nlink += u32::from(kind == Kind::Directory);
+        parent.size += 1;
+        (parent.mtime, parent.ctime) = (now, now);
         let ino = Ino(tree.counters.last_ino + 1);
+        let mut draft = Draft::default();
+        draft.birth(ino, rec, inherited);
+        draft.inode(dir, parent);
+        draft.entry(dir, name, Some((ino, kind)));
+        self.commit(&mut tree, draft)?;
+        tree.refs.take(ino);
+        Ok(self.entry_of(ino, tree.get(ino)?, now))
+    }
+
+    /// A new inode in a directory, and the attributes that it gets: what follows from who makes it, and
+    /// what it inherits. It is not linked yet.
+    pub(super) fn newborn(
+        &self,
+        caller: &Caller,
+        parent: &InodeRecord,
+        attributes: &Attributes,
+        mode: u32,
+        now: Time,
+    ) -> Result<(InodeRecord, Attributes)> {
+        let kind = Kind::of_mode(mode);
+        let inherited = if kind == Kind::Symlink { None } else { acl::inherit(attributes, mode)? };
         let mut rec = InodeRecord {
             mode: inherited.as_ref().map_or(mode & !caller.umask, |inherited| inherited.mode),
             uid: caller.uid,
             gid: caller.gid,
-            rdev,
-            nlink: 1,
-            size: target.as_ref().map_or(0, |target| target.len() as u64),
+            rdev: 0,
+            nlink: if kind == Kind::Directory { 2 } else { 1 },
+            size: 0,
             atime: now,
             mtime: now,
             ctime: now,
@@ -208,11 +231,11 @@ impl Volume {
             page_shift: self.page_shift,
             shared: false,
             xattrs: 0,
-            codec,
+            codec: parent.codec,
             expires: None,
             period: None,
-            links: Links::One { parent: dir, name: name.into() },
-            target,
+            links: Links::Many,
+            target: None,
         };
         if parent.mode & libc::S_ISGID != 0 {
             rec.gid = parent.gid;
@@ -220,31 +243,7 @@ impl Volume {
                 rec.mode |= libc::S_ISGID;
             }
         }
-        if kind == Kind::Directory {
-            rec.nlink = 2;
-            parent.nlink += 1;
-        }
-        parent.size += 1;
-        (parent.mtime, parent.ctime) = (now, now);
-        let mut draft = Draft::default();
-        let mut attributes = None;
-        if let Some(inherited) = inherited {
-            rec.xattrs = inherited.attributes.len() as u32;
-            for (name, value) in &inherited.attributes {
-                draft.batch.put(keys::xattr(ino, name), value.clone());
-            }
-            attributes = Some(inherited.attributes.into_iter().collect());
-        }
-        draft.birth(ino, rec);
-        draft.inode(dir, parent);
-        draft.entry(dir, name, Some((ino, kind)));
-        self.commit(&mut tree, draft)?;
-        tree.refs.take(ino);
-        let inode = tree.get(ino)?;
-        if attributes.is_some() {
-            inode.xattrs = attributes;
-        }
-        Ok(self.entry_of(ino, inode, now))
+        Ok((rec, inherited.map(|inherited| inherited.attributes.into_iter().collect()).unwrap_or_default()))
     }
 
     /// What it means that a name is there already: it is taken, or about to be swept away.
@@ -465,7 +464,7 @@ pub(super) fn drop_name(
     entry: &Dentry,
     now: Time,
 ) -> Step<()> {
-    let mut rec = tree.get(entry.ino)?.rec.clone();
+    let mut rec = draft_record(tree, draft, entry.ino)?;
     let mut parent = draft_record(tree, draft, dir)?;
     parent.size -= 1;
     (parent.mtime, parent.ctime) = (now, now);
@@ -492,7 +491,7 @@ pub(super) fn drop_name(
 }
 
 /// An inode as the draft has it so far.
-fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
+pub(super) fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
     match draft.record(ino) {
         Some(rec) => Ok(rec.clone()),
         None => Ok(tree.get(ino)?.rec.clone()),

@@ -23,6 +23,9 @@ const INODE_WEIGHT: usize = 450;
 /// What an entry in memory costs beside its name.
 const ENTRY_WEIGHT: usize = 96;
 
+/// Extended attributes by name.
+pub(super) type Attributes = BTreeMap<Box<[u8]>, Vec<u8>>;
+
 /// An inode in memory.
 #[derive(Debug)]
 pub(super) struct Inode {
@@ -33,7 +36,7 @@ pub(super) struct Inode {
     /// Whether the record has changes that the catalog has not.
     pub dirty: bool,
     /// Extended attributes by name, when they are in memory.
-    pub xattrs: Option<BTreeMap<Box<[u8]>, Vec<u8>>>,
+    pub xattrs: Option<Attributes>,
     /// Entries in memory, of a directory.
     pub entries: Option<Box<Entries>>,
     /// Page records of a range, when they were asked for; void once `version` has changed.

@@ -1,11 +1,9 @@
 //! Extended attributes: those that programs keep, access lists, and Larder's own under `user.larder.`.
 
-use std::collections::BTreeMap;
-
 use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
-use super::tree::{Inode, Tree};
+use super::tree::{Attributes, Inode, Tree};
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
@@ -33,15 +31,17 @@ enum Own {
     Expires,
     Ttl,
     Codec,
+    Touch,
     Stored,
     Ratio,
+    Cached,
 }
 
 impl Own {
     /// The own attribute of this name; `None` for all others. An own name that does not exist is an error.
     fn of(name: &[u8]) -> Result<Option<Own>> {
         let Some(rest) = name.strip_prefix(OWN) else { return Ok(None) };
-        let all = [Own::Expires, Own::Ttl, Own::Codec, Own::Stored, Own::Ratio];
+        let all = [Own::Expires, Own::Ttl, Own::Codec, Own::Touch, Own::Stored, Own::Ratio, Own::Cached];
         all.into_iter().find(|own| own.name().as_bytes() == rest).map(Some).ok_or(Error::NoAttribute)
     }
 
@@ -51,13 +51,15 @@ impl Own {
             Own::Expires => "expires",
             Own::Ttl => "ttl",
             Own::Codec => "codec",
+            Own::Touch => "touch",
             Own::Stored => "stored",
             Own::Ratio => "ratio",
+            Own::Cached => "cached",
         }
     }
 
-    /// Its value; `None` when it is not set.
-    fn value(self, inode: &Inode, now: Time) -> Option<String> {
+    /// Its value; `None` when it is not set. `cached` tells how many pages are in memory.
+    fn value(self, inode: &Inode, now: Time, cached: impl FnOnce() -> usize) -> Option<String> {
         let rec = &inode.rec;
         match self {
             Own::Expires => rec.expires.map(shelf::format_expires),
@@ -71,7 +73,9 @@ impl Own {
                 0 => "1.00".into(),
                 stored => format!("{:.2}", rec.size as f64 / stored as f64),
             }),
-            Own::Stored | Own::Ratio => None,
+            Own::Touch => Some(shelf::format_expires(rec.atime)),
+            Own::Cached if rec.kind() == Kind::File => Some(cached().to_string()),
+            Own::Stored | Own::Ratio | Own::Cached => None,
         }
     }
 }
@@ -83,7 +87,8 @@ impl Volume {
         let now = tree.now(&self.clock);
         let inode = tree.get(ino)?;
         if let Some(own) = Own::of(name)? {
-            return Ok(own.value(inode, now).ok_or(Error::NoAttribute)?.into_bytes());
+            let value = own.value(inode, now, || self.cache.pages_of(ino));
+            return Ok(value.ok_or(Error::NoAttribute)?.into_bytes());
         }
         Ok(attributes(ino, inode)?.get(name).ok_or(Error::NoAttribute)?.clone())
     }
@@ -120,7 +125,7 @@ impl Volume {
         let now = tree.now(&self.clock);
         // There is nothing to be set by another of our names; copying programs pass over this.
         if let Some(own) = Own::of(name).map_err(|_| Error::NotSupported)? {
-            check_flags(flags, own.value(tree.get(ino)?, now).is_some())?;
+            check_flags(flags, own.value(tree.get(ino)?, now, || 0).is_some())?;
             return self.set_own(&mut tree, ino, own, value, now);
         }
         match name {
@@ -151,8 +156,8 @@ impl Volume {
         if let Some(own) = Own::of(name)? {
             let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
             match own {
-                Own::Stored | Own::Ratio => return Err(Error::NotPermitted.into()),
-                _ if own.value(inode, now).is_none() => return Err(Error::NoAttribute.into()),
+                Own::Touch | Own::Stored | Own::Ratio | Own::Cached => return Err(Error::NotPermitted.into()),
+                _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
                 Own::Expires | Own::Ttl => return self.set_expiry(&mut tree, ino, rec, None, None),
             }
@@ -207,7 +212,15 @@ impl Volume {
         let inode = tree.get(ino)?;
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         let (expires, period) = match own {
-            Own::Stored | Own::Ratio => return Err(Error::NotPermitted.into()),
+            Own::Stored | Own::Ratio | Own::Cached => return Err(Error::NotPermitted.into()),
+            Own::Touch => {
+                let what = shelf::parse_touch(text)?;
+                rec.atime = now;
+                match rec.period.filter(|_| what.expiration) {
+                    Some(period) => (Some(shelf::after(now, period)), Some(period)),
+                    None => return self.put_record(tree, ino, rec),
+                }
+            }
             Own::Codec => {
                 if !matches!(rec.kind(), Kind::File | Kind::Directory) {
                     return Err(Error::NotPermitted.into());
@@ -288,8 +301,8 @@ impl Volume {
 }
 
 /// The attributes of an inode that are kept as they are.
-fn attributes(ino: Ino, inode: &Inode) -> Step<&BTreeMap<Box<[u8]>, Vec<u8>>> {
-    static NONE: BTreeMap<Box<[u8]>, Vec<u8>> = BTreeMap::new();
+pub(super) fn attributes(ino: Ino, inode: &Inode) -> Step<&Attributes> {
+    static NONE: Attributes = Attributes::new();
     match &inode.xattrs {
         Some(there) => Ok(there),
         None if inode.rec.xattrs == 0 => Ok(&NONE),
