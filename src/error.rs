@@ -65,6 +65,14 @@ pub enum Error {
     #[error("stale handle")]
     Stale,
 
+    /// What was given as a key is none.
+    #[error("the key {key:?}: {why}")]
+    Key {
+        /// The key, or its beginning.
+        key: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The store has turned read-only; the text says why.
     #[error("the store is read-only: {0}")]
     ReadOnly(String),

@@ -516,6 +516,15 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     }
 }
 
+/// [`decode`] of a record that borrows from the bytes.
+pub fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T> {
+    match bincode::serde::borrow_decode_from_slice(bytes, CONFIG) {
+        Ok((record, used)) if used == bytes.len() => Ok(record),
+        Ok((_, used)) => Err(Error::Damaged(format!("{what}: {} bytes too many", bytes.len() - used))),
+        Err(error) => Err(Error::Damaged(format!("{what}: {error}"))),
+    }
+}
+
 /// Serialises bytes as bytes, not as a sequence of numbers.
 mod bytes {
     use serde::{Deserializer, Serializer, de};

@@ -14,7 +14,7 @@ pub fn errno(error: &Error) -> i32 {
         Error::NotEmpty => libc::ENOTEMPTY,
         Error::NotPermitted => libc::EPERM,
         Error::Denied => libc::EACCES,
-        Error::Invalid(_) | Error::Config(_) | Error::Store { .. } => libc::EINVAL,
+        Error::Invalid(_) | Error::Config(_) | Error::Store { .. } | Error::Key { .. } => libc::EINVAL,
         Error::NameTooLong => libc::ENAMETOOLONG,
         Error::TooLarge => libc::EFBIG,
         Error::TooManyLinks => libc::EMLINK,

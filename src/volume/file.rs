@@ -16,7 +16,7 @@ use crate::pages::frame;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// The pieces of a range, page by page: page, offset in it, bytes.
-fn pieces(page_shift: u8, offset: u64, len: u64) -> impl Iterator<Item = (PageNo, usize, usize)> {
+pub(super) fn pieces(page_shift: u8, offset: u64, len: u64) -> impl Iterator<Item = (PageNo, usize, usize)> {
     let (mut at, end, size) = (offset, offset + len, 1u64 << page_shift);
     std::iter::from_fn(move || {
         let within = at % size;

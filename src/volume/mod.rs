@@ -20,6 +20,7 @@
 
 mod acl;
 mod attr;
+mod chores;
 mod compact;
 mod draft;
 mod file;
@@ -27,6 +28,7 @@ mod janitor;
 mod load;
 mod names;
 mod open;
+mod put;
 mod readahead;
 mod refs;
 mod share;
@@ -54,6 +56,8 @@ use crate::format::{Ino, Links, NAME_MAX, ROOT, SegmentId};
 use crate::io::{Io, Lock};
 use crate::pages::Segments;
 
+pub use chores::{Chores, Cleaned};
+pub use put::{BATCH_MAX, Change, Expiry, NewFile, To, check_path};
 use readahead::Readahead;
 use tree::Tree;
 pub use types::*;

@@ -166,6 +166,8 @@ pub enum Event {
     },
     /// An inode's attributes or content have changed.
     Inode(Ino),
+    /// Somebody waits until all events before this one have been passed on.
+    Barrier(std::sync::mpsc::Sender<()>),
 }
 
 /// Figures for `status`.

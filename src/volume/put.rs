@@ -1,0 +1,599 @@
+//! Keys written whole: new content takes its name in one batch, and several keys change together.
+//!
+//! A change of a file in place may be found half done after a crash. Here a new inode gets the content, and
+//! one batch of the journal gives it the name that the old one had: a reader finds the old content or the
+//! new, and so does who looks after a crash. Small content rides in that batch as patches
+//! ([`PATCH_LIMIT`]); larger content is put into frames ahead of it, in an inode that has no name yet. A
+//! crash before the batch leaves that one unlinked, and the next opening reclaims it.
+//!
+//! Invariants: until the batch is journalled nothing of it is seen, and a failure leaves no trace; a file
+//! gets a name only when all its content is in frames or in the same batch.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::draft::{Draft, Recorded};
+use super::file::pieces;
+use super::names::{draft_record, drop_name};
+use super::tree::{Attributes, Tree};
+use super::types::*;
+use super::writeback::PATCH_LIMIT;
+use super::xattr::attributes;
+use super::{Volume, check_name};
+use crate::cache::{self, Base, PageId};
+use crate::clock::Time;
+use crate::error::{Error, Result};
+use crate::format::{Codec, Dentry, Ino, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::shelf;
+
+/// The most changes of one batch. Their records are in memory together, also with the least of it.
+pub const BATCH_MAX: usize = 1024;
+
+/// Bytes of content that ride in one batch as patches; what is beyond goes to frames. A batch is put
+/// together under the tree's lock: so much takes a fraction of a millisecond to copy and to journal.
+const BATCH_CONTENT: usize = 1 << 20;
+
+/// Bytes that are written to an unnamed file at a time, so that write-back begins early.
+const PART: usize = 1 << 20;
+
+/// How long to wait for the kernel to hear of changes.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// How often, beside once for each name that it has, a batch may find that something is missing in memory.
+/// What it needs is loaded one by one; where loading one thing evicts another it would never end.
+const PATIENCE: usize = 1000;
+
+/// A change of one key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change<'a> {
+    /// The key: names with `/` between them, from the root, as [`check_path`] has it.
+    pub path: &'a [u8],
+    /// What it is to be.
+    pub to: To<'a>,
+}
+
+/// What a key is to be. Directories on the way to a file are made where they are missing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum To<'a> {
+    /// A new file with this content.
+    Content(&'a [u8], NewFile),
+    /// The file that [`Volume::make_unnamed`] has made, with the content that it has now.
+    Unnamed(Ino, NewFile),
+    /// The file at this path, with the content that it has now, which loses that name.
+    Moved(&'a [u8], NewFile),
+    /// Nothing: the name is removed, when it is there. `tree`: a directory's, too, with all that is in it.
+    Nothing {
+        /// Whether a directory may be removed.
+        tree: bool,
+    },
+}
+
+/// What is asked of a new file; the rest follows from its directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFile {
+    /// When it expires, where not as its directory says.
+    pub expiry: Option<Expiry>,
+    /// Its codec, where not its directory's.
+    pub codec: Option<Codec>,
+}
+
+/// When a key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// So many seconds after it was written; this is also the period that a touch renews.
+    In(u32),
+    /// At this moment.
+    At(Time),
+}
+
+/// Splits a key into names. Errors: `Key`, when it is none: empty, absolute, with an empty name, `.`, `..` or
+/// a NUL, or longer than 4095 bytes; `NameTooLong`, when a name has more than 255 bytes.
+pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
+    let bad = |why| Err(Error::Key { key: String::from_utf8_lossy(path).chars().take(100).collect(), why });
+    let names = path.split(|byte| *byte == b'/');
+    if path.is_empty() {
+        return bad("it is empty");
+    }
+    if path.len() >= libc::PATH_MAX as usize {
+        return bad("it is longer than 4095 bytes");
+    }
+    if path.starts_with(b"/") {
+        return bad("it begins with `/`, and keys are relative to the store");
+    }
+    for name in names.clone() {
+        match check_name(name) {
+            Ok(()) => {}
+            Err(Error::NameTooLong) => return Err(Error::NameTooLong),
+            Err(_) if name.is_empty() => return bad("a name in it is empty"),
+            Err(_) if name.contains(&0) => return bad("it has a NUL in it"),
+            Err(_) => return bad("a name in it is `.` or `..`"),
+        }
+    }
+    Ok(names)
+}
+
+/// What a name means: nothing, or a file of some kind.
+type Named = Option<(Ino, Kind)>;
+
+/// A batch in the making: the draft, and what names mean in it so far.
+struct Plan<'a> {
+    draft: Draft,
+    /// Names that the batch changes.
+    names: HashMap<(Ino, &'a [u8]), Named>,
+    next: u64,
+    /// New files with content that rides in the batch.
+    contents: Vec<(Ino, u8, &'a [u8])>,
+    /// Whom the kernel must be told of.
+    events: Vec<Event>,
+    /// The earliest expiry that is set.
+    expires: Option<Time>,
+}
+
+impl Volume {
+    /// Changes keys, all of them or none, in the order given; a key may be named once. With `durable` it returns once they
+    /// survive a power failure. Returns for each whether the key was there. Waits.
+    ///
+    /// Errors: `Key` and `NameTooLong` for what is no key; `NotADirectory` when a key has another one on its way;
+    /// `IsADirectory` when one is a directory; `Invalid` when there are more than [`BATCH_MAX`]; `NoSpace`.
+    pub fn apply(&self, caller: &Caller, changes: &[Change<'_>], durable: bool) -> Result<Vec<bool>> {
+        if changes.len() > BATCH_MAX {
+            return Err(Error::Invalid(format!(
+                "{} changes are more than the {BATCH_MAX} that a batch may have",
+                changes.len()
+            )));
+        }
+        let mut names = 0;
+        for change in changes {
+            names += check_path(change.path)?.count();
+            if let To::Moved(from, _) = change.to {
+                names += check_path(from)?.count();
+            }
+        }
+        // Released when the batch is through, or has failed: those that got no name are reclaimed.
+        let mut unnamed = Unnamed { volume: self, files: Vec::new() };
+        let mut riding = 0;
+        let mut staged = Vec::with_capacity(changes.len());
+        for change in changes {
+            let mut change = change.clone();
+            if let To::Content(content, new) = change.to {
+                if content.len() > PATCH_LIMIT || riding + content.len() > BATCH_CONTENT {
+                    let ino = self.make_unnamed(caller, change.path, &new)?;
+                    unnamed.files.push(ino);
+                    for (n, part) in content.chunks(PART).enumerate() {
+                        self.run(|volume| volume.write(ino, (n * PART) as u64, part, false))?;
+                    }
+                    self.flush_file(ino)?;
+                    change.to = To::Unnamed(ino, new);
+                } else {
+                    riding += content.len();
+                }
+            }
+            staged.push(change);
+        }
+        let mut patience = names + PATIENCE;
+        let (there, events) = loop {
+            match self.try_apply(caller, &staged) {
+                Ok(done) => break done,
+                Err(Pause::Fail(error)) => return Err(error),
+                Err(Pause::Wait(_)) if patience == 0 => {
+                    return Err(Error::Invalid(
+                        "the directories that the batch changes do not fit in memory together: make it smaller, \
+                         or cache-size-limit larger"
+                            .into(),
+                    ));
+                }
+                Err(Pause::Wait(need)) => self.satisfy(need)?,
+            }
+            patience -= 1;
+        };
+        self.tell_all(events);
+        if durable {
+            self.make_durable(self.engine.last_seq())?;
+        }
+        Ok(there)
+    }
+
+    fn try_apply(&self, caller: &Caller, changes: &[Change<'_>]) -> Step<(Vec<bool>, Vec<Event>)> {
+        self.ready()?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let mut plan = Plan {
+            draft: Draft::default(),
+            names: HashMap::new(),
+            next: tree.counters.last_ino + 1,
+            contents: Vec::new(),
+            events: Vec::new(),
+            expires: None,
+        };
+        let mut there = Vec::with_capacity(changes.len());
+        for change in changes {
+            there.push(self.plan(&mut tree, &mut plan, caller, change, now)?);
+        }
+        self.ride(&mut plan)?;
+        let Plan { draft, contents, events, expires, .. } = plan;
+        if let Err(error) = self.commit(&mut tree, draft) {
+            self.forget_contents(&contents);
+            return Err(error.into());
+        }
+        drop(tree);
+        if let Some(at) = expires {
+            self.expiry_set(at);
+        }
+        Ok((there, events))
+    }
+
+    /// Puts one change into the plan. Returns whether the key was there.
+    fn plan<'a>(
+        &self,
+        tree: &mut Tree,
+        plan: &mut Plan<'a>,
+        caller: &Caller,
+        change: &Change<'a>,
+        now: Time,
+    ) -> Step<bool> {
+        let make = !matches!(change.to, To::Nothing { .. });
+        let Some((dir, name)) = self.walk(tree, plan, caller, change.path, make, now)? else {
+            return Ok(false);
+        };
+        let old = plan.find(tree, dir, name)?;
+        let mut there = old.is_some();
+        if let Some((ino, kind)) = old {
+            let rec = draft_record(tree, &plan.draft, ino)?;
+            there = !self.has_expired(tree, rec.expires, now);
+            if kind == Kind::Directory && !matches!(change.to, To::Nothing { tree: true }) {
+                return Err(if there { Error::IsADirectory.into() } else { Pause::Wait(Need::Sweep) });
+            }
+            if let To::Moved(from, _) = change.to
+                && from == change.path
+            {
+                return Err(Error::Invalid("a key cannot be moved to itself".into()).into());
+            }
+            plan.drop(tree, dir, name, (ino, kind), now)?;
+        }
+        let (ino, new) = match &change.to {
+            To::Nothing { .. } => return Ok(there),
+            To::Content(content, new) => (self.bear(tree, plan, caller, dir, content, now)?, new),
+            To::Unnamed(ino, new) => (*ino, new),
+            To::Moved(from, new) => {
+                let Some((from_dir, from_name)) = self.walk(tree, plan, caller, from, false, now)? else {
+                    return Err(Error::NotFound.into());
+                };
+                let (ino, kind) = plan.find(tree, from_dir, from_name)?.ok_or(Error::NotFound)?;
+                plan.drop(tree, from_dir, from_name, (ino, kind), now)?;
+                plan.events.push(Event::Inode(ino));
+                // The expiry that it had was that of its old name.
+                let mut rec = draft_record(tree, &plan.draft, ino)?;
+                let (inherits, _) = self.newborn_in(tree, plan, caller, dir, rec.mode, now)?;
+                (rec.expires, rec.period) = (inherits.expires, inherits.period);
+                plan.draft.inode(ino, rec);
+                (ino, new)
+            }
+        };
+        self.give_name(tree, plan, ino, dir, name, new, now)?;
+        Ok(there)
+    }
+
+    /// Finds the directory that a key is in, making those that are missing when `make`; without, `None` where
+    /// one is, or is none.
+    fn walk<'a>(
+        &self,
+        tree: &mut Tree,
+        plan: &mut Plan<'a>,
+        caller: &Caller,
+        path: &'a [u8],
+        make: bool,
+        now: Time,
+    ) -> Step<Option<(Ino, &'a [u8])>> {
+        let mut dir = ROOT;
+        let mut names = check_path(path)?.peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_none() {
+                return Ok(Some((dir, name)));
+            }
+            dir = match plan.find(tree, dir, name)? {
+                Some((ino, Kind::Directory)) => {
+                    let expires = draft_record(tree, &plan.draft, ino)?.expires;
+                    if self.has_expired(tree, expires, now) {
+                        // It goes with all that is in it before anything new can be there.
+                        return if make { Err(Pause::Wait(Need::Sweep)) } else { Ok(None) };
+                    }
+                    ino
+                }
+                _ if !make => return Ok(None),
+                Some(_) => return Err(Error::NotADirectory.into()),
+                None => self.bear_directory(tree, plan, caller, (dir, name), now)?,
+            };
+        }
+        Ok(None)
+    }
+
+    fn bear_directory<'a>(
+        &self,
+        tree: &mut Tree,
+        plan: &mut Plan<'a>,
+        caller: &Caller,
+        (parent, name): (Ino, &'a [u8]),
+        now: Time,
+    ) -> Step<Ino> {
+        let (mut rec, inherited) = self.newborn_in(tree, plan, caller, parent, libc::S_IFDIR | 0o777, now)?;
+        rec.links = Links::One { parent, name: name.into() };
+        let ino = plan.number();
+        if let Some(at) = rec.expires {
+            plan.expire(at, ino);
+        }
+        plan.draft.birth(ino, rec, inherited);
+        plan.enter(tree, parent, name, (ino, Kind::Directory), now)?;
+        Ok(ino)
+    }
+
+    /// A new file whose content rides in the batch. It has no name yet.
+    fn bear<'a>(
+        &self,
+        tree: &mut Tree,
+        plan: &mut Plan<'a>,
+        caller: &Caller,
+        dir: Ino,
+        content: &'a [u8],
+        now: Time,
+    ) -> Step<Ino> {
+        let (mut rec, inherited) = self.newborn_in(tree, plan, caller, dir, libc::S_IFREG | 0o666, now)?;
+        rec.size = content.len() as u64;
+        rec.nlink = 0;
+        let ino = plan.number();
+        plan.contents.push((ino, rec.page_shift, content));
+        plan.draft.birth(ino, rec, inherited);
+        Ok(ino)
+    }
+
+    fn newborn_in(
+        &self,
+        tree: &mut Tree,
+        plan: &Plan<'_>,
+        caller: &Caller,
+        dir: Ino,
+        mode: u32,
+        now: Time,
+    ) -> Step<(crate::format::InodeRecord, Attributes)> {
+        let parent = draft_record(tree, &plan.draft, dir)?;
+        let there = match plan.draft.attributes_of_born(dir) {
+            Some(born) => born,
+            None => attributes(dir, tree.get(dir)?)?,
+        };
+        Ok(self.newborn(caller, &parent, there, mode, now)?)
+    }
+
+    /// Gives a file without a name its one name, with what is asked of it.
+    #[expect(clippy::too_many_arguments, reason = "one name, and what goes with it")]
+    fn give_name<'a>(
+        &self,
+        tree: &mut Tree,
+        plan: &mut Plan<'a>,
+        ino: Ino,
+        dir: Ino,
+        name: &'a [u8],
+        new: &NewFile,
+        now: Time,
+    ) -> Step<()> {
+        let mut rec = draft_record(tree, &plan.draft, ino)?;
+        if rec.kind() != Kind::File || rec.nlink != 0 {
+            return Err(
+                Error::Invalid("only a regular file with no further name can take a key".into()).into()
+            );
+        }
+        if plan.draft.attributes_of_born(ino).is_none() && self.cache.dirty(ino).is_some() {
+            return Err(Pause::Wait(Need::Flushed(ino)));
+        }
+        rec.nlink = 1;
+        rec.links = Links::One { parent: dir, name: name.into() };
+        rec.ctime = now;
+        rec.codec = new.codec.or(rec.codec);
+        (rec.expires, rec.period) = match new.expiry {
+            None => (rec.expires, rec.period),
+            Some(Expiry::Never) => (None, None),
+            Some(Expiry::At(at)) => (Some(at), None),
+            Some(Expiry::In(seconds)) => (Some(shelf::after(now, seconds)), Some(seconds)),
+        };
+        if let Some(at) = rec.expires {
+            plan.expire(at, ino);
+        }
+        let size = rec.size;
+        plan.draft.inode_sized(ino, rec, Recorded::Size(size));
+        if plan.draft.attributes_of_born(ino).is_none() {
+            plan.draft.relinked(ino);
+        }
+        plan.enter(tree, dir, name, (ino, Kind::File), now)
+    }
+
+    /// Puts the content of new files into the cache, and into the batch. On `Err` there is nothing of it.
+    fn ride(&self, plan: &mut Plan<'_>) -> Step<()> {
+        let total: usize = plan.contents.iter().map(|(.., content)| content.len()).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        self.check_disk(total as u64)?;
+        let written = self.write_contents(&plan.contents);
+        let patches = written.and_then(|()| {
+            let taken =
+                plan.contents.iter().map(|(ino, ..)| Ok((*ino, self.cache.take_patches(*ino, PATCH_LIMIT))));
+            taken.collect::<std::result::Result<Vec<_>, usize>>()
+        });
+        match patches {
+            Ok(patches) => {
+                for (ino, patches) in patches {
+                    for (no, n, patch) in patches.into_iter().flatten() {
+                        plan.draft.batch.put(keys::patch(ino, no, n), encode(&patch));
+                    }
+                }
+                Ok(())
+            }
+            Err(room) => {
+                self.forget_contents(&plan.contents);
+                Err(Pause::Wait(Need::Memory(room)))
+            }
+        }
+    }
+
+    /// On `Err` the cache has no room: so much is needed for all.
+    fn write_contents(&self, contents: &[(Ino, u8, &[u8])]) -> std::result::Result<(), usize> {
+        for (ino, shift, content) in contents {
+            let mut rest = *content;
+            for (no, within, count) in pieces(*shift, 0, content.len() as u64) {
+                let (piece, behind) = rest.split_at(count.min(rest.len()));
+                rest = behind;
+                let id = PageId { ino: *ino, no };
+                if let Err(need) = self.cache.write(id, within, piece, 1 << shift, Base::Absent) {
+                    debug_assert!(matches!(need, cache::Need::Room(_)), "a new page has nothing to load");
+                    // Beside its content a page costs what keeps track of it, at most a kilobyte.
+                    return Err(contents.iter().map(|(.., content)| content.len() + 1024).sum());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_contents(&self, contents: &[(Ino, u8, &[u8])]) {
+        for (ino, ..) in contents {
+            self.cache.discard(*ino, PageNo(0), PageNo(u32::MAX));
+        }
+    }
+
+    /// Makes a file that has no name, for content that a key is to get later ([`To::Unnamed`]). What it inherits
+    /// it inherits where the key will be. The caller holds one reference; with it goes the file, unless it has
+    /// got a name. Waits.
+    pub fn make_unnamed(&self, caller: &Caller, path: &[u8], new: &NewFile) -> Result<Ino> {
+        self.run(|volume| {
+            volume.ready()?;
+            let mut tree = volume.tree.lock();
+            let now = tree.now(&volume.clock);
+            let mut dir = ROOT;
+            for name in check_path(path)? {
+                match tree.find(dir, name)? {
+                    Some(Dentry { ino, kind: Kind::Directory, .. }) => dir = ino,
+                    _ => break,
+                }
+            }
+            let parent = tree.directory(dir)?;
+            let there = attributes(dir, parent)?;
+            let (mut rec, inherited) =
+                volume.newborn(caller, &parent.rec, there, libc::S_IFREG | 0o666, now)?;
+            rec.nlink = 0;
+            rec.codec = new.codec.or(rec.codec);
+            let ino = Ino(tree.counters.last_ino + 1);
+            let mut draft = Draft::default();
+            draft.birth(ino, rec, inherited);
+            draft.unlinked(ino);
+            tree.refs.take(ino);
+            if let Err(error) = volume.commit(&mut tree, draft) {
+                tree.refs.give(ino, 1);
+                return Err(error.into());
+            }
+            Ok(ino)
+        })
+    }
+
+    /// Finds a key and takes a reference to what it names, which [`Volume::forget`] gives back. Symbolic links are
+    /// not followed: one on the way is `NotADirectory`.
+    pub fn resolve(&self, path: &[u8]) -> Step<(Entry, Kind)> {
+        let names = check_path(path)?;
+        let mut tree = self.tree.lock();
+        let now = tree.now(&self.clock);
+        let mut ino = ROOT;
+        for name in names {
+            ino = tree.find(ino, name)?.ok_or(Error::NotFound)?.ino;
+            let expires = tree.get(ino)?.rec.expires;
+            if self.has_expired(&mut tree, expires, now) {
+                return Err(Error::NotFound.into());
+            }
+        }
+        let inode = tree.get(ino)?;
+        let found = (self.entry_of(ino, inode, now), inode.rec.kind());
+        tree.refs.take(ino);
+        Ok(found)
+    }
+
+    /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is
+    /// waiting for us.
+    pub fn wait_told(&self) {
+        let (reached, wait) = std::sync::mpsc::channel();
+        self.tell(Event::Barrier(reached));
+        // Fails at once where nobody listens.
+        let _ = wait.recv_timeout(TOLD);
+    }
+
+    fn tell_all(&self, events: Vec<Event>) {
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+}
+
+/// References to unnamed files, given back at the end.
+struct Unnamed<'a> {
+    volume: &'a Volume,
+    files: Vec<Ino>,
+}
+
+impl Drop for Unnamed<'_> {
+    fn drop(&mut self) {
+        for ino in &self.files {
+            self.volume.forget(*ino, 1);
+        }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// The next inode number.
+    fn number(&mut self) -> Ino {
+        self.next += 1;
+        Ino(self.next - 1)
+    }
+
+    /// What a name means at this point of the batch.
+    fn find(&self, tree: &mut Tree, dir: Ino, name: &'a [u8]) -> Step<Named> {
+        match self.names.get(&(dir, name)) {
+            Some(changed) => Ok(*changed),
+            None if self.draft.attributes_of_born(dir).is_some() => Ok(None),
+            None => Ok(tree.find(dir, name)?.map(|entry| (entry.ino, entry.kind))),
+        }
+    }
+
+    /// Removes a name.
+    fn drop(
+        &mut self,
+        tree: &mut Tree,
+        dir: Ino,
+        name: &'a [u8],
+        (ino, kind): (Ino, Kind),
+        now: Time,
+    ) -> Step<()> {
+        let entry = Dentry { name: name.into(), ino, kind, slot: 0 };
+        drop_name(tree, &mut self.draft, dir, name, &entry, now)?;
+        self.names.insert((dir, name), None);
+        self.events.push(Event::Entry { dir, name: name.into() });
+        if self.draft.record(ino).is_some_and(|rec| rec.nlink > 0) {
+            self.events.push(Event::Inode(ino));
+        }
+        Ok(())
+    }
+
+    /// Enters a name that is free.
+    fn enter(&mut self, tree: &mut Tree, dir: Ino, name: &'a [u8], to: (Ino, Kind), now: Time) -> Step<()> {
+        let mut parent = draft_record(tree, &self.draft, dir)?;
+        parent.size += 1;
+        parent.nlink += u32::from(to.1 == Kind::Directory);
+        (parent.mtime, parent.ctime) = (now, now);
+        self.draft.inode(dir, parent);
+        self.draft.entry(dir, name, Some(to));
+        self.names.insert((dir, name), Some(to));
+        self.events.push(Event::Entry { dir, name: name.into() });
+        Ok(())
+    }
+
+    /// Notes that an inode expires.
+    fn expire(&mut self, at: Time, ino: Ino) {
+        self.draft.batch.put(keys::expiry(at.secs(), ino), Vec::new());
+        self.expires = Some(self.expires.map_or(at, |other| other.min(at)));
+    }
+}
