@@ -12,6 +12,7 @@
 //! - [`cache`]: pages in memory under one budget
 //! - [`shelf`]: the rules of expiry
 //! - [`volume`]: the tree
+//! - [`store`]: the key-value library
 //! - [`mount`]: the kernel's requests, answered from a volume; [`control`]: the daemon's socket
 
 pub mod cache;
@@ -26,6 +27,8 @@ pub mod io;
 pub mod mount;
 pub mod pages;
 pub mod shelf;
+pub mod store;
 pub mod volume;
 
 pub use error::{Error, Result};
+pub use store::Store;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use larder::clock::Clock;
 use larder::config::{FILE_NAME, NEW_FILE, Settings};
-use larder::control::{Control, Request};
+use larder::control::{Client, Control, Request};
 use larder::error::{Error, Result};
 use larder::io::RealDisk;
 use larder::mount::counters::Counters;
@@ -118,7 +118,7 @@ fn serve(
     let session = Session::mount(volume, store, point, options)?;
     let control = {
         let (volume, counters, place) = (Arc::clone(volume), session.counters(), session.place());
-        Control::serve(store, move |request| handle(request, &volume, &counters, &place))?
+        Control::serve(store, move |request, client| handle(request, client, &volume, &counters, &place))?
     };
     let watcher = (Arc::clone(volume), session.counters(), session.place());
     std::thread::Builder::new()
@@ -134,6 +134,7 @@ fn serve(
 
 fn handle(
     request: Request,
+    client: &Client,
     volume: &Volume,
     counters: &Counters,
     place: &Place,
@@ -152,6 +153,7 @@ fn handle(
             }
             Ok(figures)
         }
+        Request::Keys { .. } => Ok(larder::store::remote::answer(volume, client)),
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
         Request::Umount => {
             // Most of what is dirty goes to the disk while the mount still serves.

@@ -15,6 +15,11 @@ use crate::error::{Error, Result};
 /// data takes its time. After `Umount` the daemon's process has ended, and holds nothing of the store or its disk.
 /// Errors: `NotFound` when no daemon listens there.
 pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
+    ask_with(store, request, &[])
+}
+
+/// [`ask`] with bytes behind the request.
+pub fn ask_with(store: &Path, request: Request, body: &[u8]) -> Result<serde_json::Value> {
     let mut stream = match short_path(store, UnixStream::connect) {
         Ok(stream) => stream,
         Err(error)
@@ -36,7 +41,12 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
     let failed = |error| Error::io("talking to the daemon")(error);
     let mut line = serde_json::to_vec(&request).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(failed)?;
+    line.extend_from_slice(body);
+    match stream.write_all(&line) {
+        // It may have answered before it took in all: that it will not.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(failed)?,
+    }
     let mut answer = String::new();
     BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer).map_err(failed)?;
     if answer.is_empty() {

@@ -5,12 +5,14 @@
 //! ```text
 //! {"command":"status"}   →  {"ok":{"mountpoint":"/mnt/larder",...}}
 //! {"command":"sync"}     →  {"ok":null}                       once everything is durable
+//! {"command":"keys","body":N} and N bytes →  {"ok":...}      the library's; `store::remote` says what they hold
 //! {"command":"umount"}   →  {"ok":null}                       once unmounted, durable and closed
 //! anything else          →  {"error":"what is wrong"}         and the connection is closed
 //! ```
 //!
 //! Only root and the user who runs the daemon are listened to. A client cannot hold the daemon up:
-//! each connection has a thread, there are at most [`MAX_CLIENTS`], a request has [`MAX_REQUEST`] bytes
+//! each connection has a thread, there are at most [`MAX_CLIENTS`], a request has [`MAX_REQUEST`] bytes, what
+//! follows it [`MAX_BODY`],
 //! and [`PATIENCE`] to arrive. The socket decides nothing: who owns a store is told by its lock.
 
 mod client;
@@ -31,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use client::ask;
+pub use client::{ask, ask_with};
 
 /// The socket's name in the store.
 pub const SOCKET: &str = "control";
@@ -41,6 +43,9 @@ pub const MAX_CLIENTS: usize = 16;
 
 /// The longest request, bytes.
 pub const MAX_REQUEST: u64 = 4096;
+
+/// The most bytes that may follow a request.
+pub const MAX_BODY: u32 = 8 << 20;
 
 /// The longest answer that a client takes in, bytes. A mount of another user may be answered by anything.
 pub const MAX_ANSWER: u64 = 1 << 20;
@@ -56,6 +61,11 @@ pub enum Request {
     Status,
     /// Makes everything durable.
     Sync,
+    /// What the library asks of the keys, in so many bytes behind the line.
+    Keys {
+        /// How many bytes follow.
+        body: u32,
+    },
     /// Unmounts; the answer comes from [`Control::finish`], when the store is closed.
     Umount,
 }
@@ -70,7 +80,20 @@ pub enum Answer {
     Error(String),
 }
 
-type Handler = dyn Fn(Request) -> Result<serde_json::Value> + Send + Sync;
+/// Who asks, and what came with the request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id.
+    pub pid: u32,
+    /// The bytes behind the request.
+    pub body: Vec<u8>,
+}
+
+type Handler = dyn Fn(Request, &Client) -> Result<serde_json::Value> + Send + Sync;
 
 struct Shared {
     handler: Box<Handler>,
@@ -90,7 +113,7 @@ impl Control {
     /// Listens in a store, whose lock the caller holds: a socket that lies there is a dead daemon's.
     pub fn serve(
         store: &Path,
-        handler: impl Fn(Request) -> Result<serde_json::Value> + Send + Sync + 'static,
+        handler: impl Fn(Request, &Client) -> Result<serde_json::Value> + Send + Sync + 'static,
     ) -> Result<Control> {
         let path = store.join(SOCKET);
         let failed = |error| Error::io(format!("listening at {}", path.display()))(error);
@@ -166,8 +189,8 @@ impl Drop for Place {
 }
 
 fn serve(mut stream: UnixStream, shared: &Shared) {
-    let request = match permitted(&stream).and_then(|()| receive(&mut stream)) {
-        Ok(request) => request,
+    let (request, client) = match permitted(&stream).and_then(|peer| receive(&mut stream, peer)) {
+        Ok(received) => received,
         Err(why) => return send(stream, &Answer::Error(why)),
     };
     // Taken in before the handler runs: the end may come while it does.
@@ -181,7 +204,7 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
             Err(error) => return send(stream, &Answer::Error(error.to_string())),
         }
     }
-    let outcome = catch_unwind(AssertUnwindSafe(|| (shared.handler)(request)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| (shared.handler)(request, &client)));
     match outcome.unwrap_or_else(|_| Err(Error::Damaged("the request panicked; see the log".to_owned()))) {
         Ok(value) if request != Request::Umount => send(stream, &Answer::Ok(value)),
         Ok(_) => {}
@@ -192,26 +215,21 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
     }
 }
 
-fn permitted(stream: &UnixStream) -> Result<(), String> {
+fn permitted(stream: &UnixStream) -> Result<Client, String> {
     let peer = getsockopt(stream, PeerCredentials).map_err(|errno| errno.to_string())?;
     if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        Ok(())
+        Ok(Client { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unsigned_abs(), body: Vec::new() })
     } else {
         Err("only root and the user who mounted the store may do this".to_owned())
     }
 }
 
-fn receive(stream: &mut UnixStream) -> Result<Request, String> {
+fn receive(stream: &mut UnixStream, mut client: Client) -> Result<(Request, Client), String> {
     let deadline = std::time::Instant::now() + PATIENCE;
     let mut line = Vec::new();
-    let mut piece = [0; 512];
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        if left.is_zero() {
-            return Err("the request took too long".to_owned());
-        }
-        stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
-        let got = stream.read(&mut piece).map_err(|_| "the request took too long".to_owned())?;
+    let request = loop {
+        let mut piece = [0; 512];
+        let got = receive_piece(stream, &mut piece, deadline)?;
         let new = piece.get(..got).unwrap_or_default();
         let end = new.iter().position(|&byte| byte == b'\n');
         line.extend_from_slice(new.get(..end.unwrap_or(got)).unwrap_or_default());
@@ -219,9 +237,38 @@ fn receive(stream: &mut UnixStream) -> Result<Request, String> {
             return Err(format!("the request is longer than {MAX_REQUEST} bytes"));
         }
         if end.is_some() || got == 0 {
-            return serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"));
+            let behind = end.and_then(|end| new.get(end + 1..)).unwrap_or_default();
+            client.body.extend_from_slice(behind);
+            break serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"))?;
         }
+    };
+    let Request::Keys { body } = request else { return Ok((request, client)) };
+    if body > MAX_BODY {
+        return Err(format!("more than {MAX_BODY} bytes behind the request"));
     }
+    let mut piece = vec![0; 64 << 10];
+    while client.body.len() < body as usize {
+        let got = receive_piece(stream, &mut piece, deadline)?;
+        if got == 0 {
+            return Err("the request was cut off".to_owned());
+        }
+        client.body.extend_from_slice(piece.get(..got).unwrap_or_default());
+    }
+    client.body.truncate(body as usize);
+    Ok((request, client))
+}
+
+fn receive_piece(
+    stream: &mut UnixStream,
+    piece: &mut [u8],
+    deadline: std::time::Instant,
+) -> Result<usize, String> {
+    let left = deadline.saturating_duration_since(std::time::Instant::now());
+    if left.is_zero() {
+        return Err("the request took too long".to_owned());
+    }
+    stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
+    stream.read(piece).map_err(|_| "the request took too long".to_owned())
 }
 
 /// Sends the answer and closes. A client that does not take it is none of our concern.

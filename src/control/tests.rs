@@ -6,10 +6,11 @@ use super::*;
 
 fn serving() -> (tempfile::TempDir, Control) {
     let store = tempfile::tempdir().unwrap();
-    let control = Control::serve(store.path(), |request| match request {
+    let control = Control::serve(store.path(), |request, client| match request {
         Request::Status => Ok(json!({"inodes": 3})),
         Request::Sync => Err(Error::ReadOnly("a flush failed".into())),
         Request::Umount => Ok(serde_json::Value::Null),
+        Request::Keys { .. } => Ok(json!(client.body.len())),
     })
     .unwrap();
     (store, control)
@@ -76,7 +77,7 @@ fn a_dead_daemons_socket_is_replaced_and_the_new_one_is_private_however_long_the
     let store = dir.path().join("x".repeat(120));
     std::fs::create_dir(&store).unwrap();
     std::fs::write(store.join(SOCKET), "left behind").unwrap();
-    let control = Control::serve(&store, |_| Ok(serde_json::Value::Null)).unwrap();
+    let control = Control::serve(&store, |_, _| Ok(serde_json::Value::Null)).unwrap();
     let mode = std::fs::metadata(store.join(SOCKET)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(ask(&store, Request::Sync).is_ok());
@@ -86,7 +87,7 @@ fn a_dead_daemons_socket_is_replaced_and_the_new_one_is_private_however_long_the
 #[test]
 fn a_request_that_panics_is_answered_and_costs_no_place() {
     let store = tempfile::tempdir().unwrap();
-    let control = Control::serve(store.path(), |request| match request {
+    let control = Control::serve(store.path(), |request, _| match request {
         Request::Status => Ok(serde_json::Value::Null),
         _ => panic!("on purpose"),
     })
@@ -115,4 +116,20 @@ fn an_answer_without_end_is_given_up() {
     });
     assert!(ask(store.path(), Request::Status).is_err());
     babbler.join().unwrap();
+}
+
+#[test]
+fn bytes_behind_a_request_arrive_whole_or_are_refused() {
+    let (store, control) = serving();
+    for len in [0, 1, 511, 512, 100_000, MAX_BODY] {
+        let body = vec![7; len as usize];
+        let answer = ask_with(store.path(), Request::Keys { body: len }, &body).unwrap();
+        assert_eq!(answer, json!(len));
+    }
+    let more = Request::Keys { body: MAX_BODY + 1 };
+    let error = ask_with(store.path(), more, b"x").unwrap_err().to_string();
+    assert!(error.contains("more than"), "{error}");
+    let answer = raw(store.path(), b"{\"command\":\"keys\",\"body\":10}\nshort");
+    assert!(answer.contains("cut off"), "{answer}");
+    control.finish(&Ok(()));
 }

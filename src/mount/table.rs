@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
+
 /// The type under which our mounts show.
 pub const FSTYPE: &str = "fuse.larder";
 
@@ -41,6 +43,25 @@ pub fn at(point: &Path) -> std::io::Result<Option<Mount>> {
 /// Our mounts of a store.
 pub fn of_store(store: &Path) -> std::io::Result<Vec<Mount>> {
     Ok(all()?.into_iter().filter(|mount| mount.is_ours() && mount.source == store).collect())
+}
+
+/// The store that is meant by a path, and where it is mounted: a mount point's, or that of the mount that the path
+/// lies in, or the path itself.
+pub fn find(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
+    let resolved = resolve(path).map_err(|error| Error::store(path, error.to_string()))?;
+    let mounts = all().map_err(Error::io("reading /proc/self/mountinfo"))?;
+    // The innermost mount that holds the path; of several at one place the newest lies on top.
+    let holder = mounts
+        .iter()
+        .filter(|mount| resolved.starts_with(&mount.point))
+        .max_by_key(|mount| mount.point.components().count());
+    match holder.filter(|mount| mount.is_ours()) {
+        Some(mount) => Ok((mount.source.clone(), Some(mount.point.clone()))),
+        None => {
+            let point = mounts.iter().rfind(|mount| mount.is_ours() && mount.source == resolved);
+            Ok((resolved, point.map(|mount| mount.point.clone())))
+        }
+    }
 }
 
 /// Parses the lines of a mountinfo file; one that makes no sense is passed over.
