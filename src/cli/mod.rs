@@ -1,19 +1,35 @@
 //! The commands, one file each. They print, ask and exit: 0 when done, 1 when it failed, 2 when the
-//! command line is wrong. Errors go to stderr as `larder: what: why; what to do`.
+//! command line is wrong; those on keys 0 for done and yes, 1 for not there and no, 2 when it failed. Errors go
+//! to stderr as `larder: what: why; what to do`.
 
+mod at;
 mod check;
+mod cleanup;
+mod clear;
+mod compress;
 mod daemon;
+mod du;
+mod exists;
+mod get;
+mod has;
+mod lock;
 mod log_file;
+mod ls;
 mod mount;
+mod resolve;
+mod rm;
+mod set;
+mod stat;
 mod status;
 mod sync;
+mod touch;
 mod umount;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use larder::error::{Error, Result};
+use larder::error::Result;
 use larder::mount::table;
 
 /// A compressing filesystem: a store, which is a directory, is mounted as a tree of files.
@@ -33,6 +49,7 @@ Examples:
   cp -r logs ~/larder/                     use it like any directory
   larder status ~/larder                   how much space that takes, and saves
   larder umount ~/larder                   unmount; everything is safely on the disk then
+  larder set notes/today < notes.txt       keys without a mount, or beside it: set, get, rm, ls, ...
 
 Each command explains itself: larder mount --help";
 
@@ -44,6 +61,21 @@ enum Command {
     Sync(sync::Sync),
     Status(status::Status),
     Check(check::Check),
+    Set(set::Set),
+    Get(get::Get),
+    Rm(rm::Rm),
+    Ls(ls::Ls),
+    Stat(stat::Stat),
+    Touch(touch::Touch),
+    Exists(exists::Exists),
+    Has(has::Has),
+    Lock(lock::Lock),
+    Resolve(resolve::Resolve),
+    Du(du::Du),
+    Cleanup(cleanup::Cleanup),
+    Clear(clear::Clear),
+    Compress(compress::Compress),
+    Decompress(compress::Decompress),
 }
 
 /// Parses the command line and runs the command.
@@ -54,6 +86,21 @@ pub fn main() -> ExitCode {
         Command::Sync(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Set(command) => return at::ended(command.run()),
+        Command::Get(command) => return at::ended(command.run()),
+        Command::Rm(command) => return at::ended(command.run()),
+        Command::Ls(command) => return at::ended(command.run()),
+        Command::Stat(command) => return at::ended(command.run()),
+        Command::Touch(command) => return at::ended(command.run()),
+        Command::Exists(command) => return at::ended(command.run()),
+        Command::Has(command) => return at::ended(command.run()),
+        Command::Lock(command) => return at::ended(command.run()),
+        Command::Resolve(command) => return at::ended(command.run()),
+        Command::Du(command) => return at::ended(command.run()),
+        Command::Cleanup(command) => return at::ended(command.run()),
+        Command::Clear(command) => return at::ended(command.run()),
+        Command::Compress(command) => return at::ended(command.run()),
+        Command::Decompress(command) => return at::ended(command.run()),
     };
     match outcome {
         Ok(code) => code,
@@ -64,23 +111,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The store that is meant by a path: a mount point's, or of the mount that the path lies in, or the
-/// path itself.
+/// The store that is meant by a path, and where it is mounted.
 fn store_of(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
-    let resolved = table::resolve(path).map_err(|error| Error::store(path, error.to_string()))?;
-    let mounts = table::all().map_err(Error::io("reading /proc/self/mountinfo"))?;
-    // The innermost mount that holds the path; of several at one place the newest lies on top.
-    let holder = mounts
-        .iter()
-        .filter(|mount| resolved.starts_with(&mount.point))
-        .max_by_key(|mount| mount.point.components().count());
-    match holder.filter(|mount| mount.is_ours()) {
-        Some(mount) => Ok((mount.source.clone(), Some(mount.point.clone()))),
-        None => {
-            let point = mounts.iter().rfind(|mount| mount.is_ours() && mount.source == resolved);
-            Ok((resolved, point.map(|mount| mount.point.clone())))
-        }
-    }
+    table::find(path)
 }
 
 /// Does something with each store. Where they were not `named`, one at which it fails is reported and does not

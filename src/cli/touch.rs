@@ -1,0 +1,58 @@
+//! `larder touch`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use larder::error::Result;
+use larder::store::Touch as What;
+
+use super::at::{At, EXIT, YES, failed};
+use super::set::expiry;
+
+/// Mark keys as used now, and renew their expiry by the time to live that they were set with
+///
+/// A directory may be named, too: its expiry is that of all in it.
+#[derive(clap::Args)]
+#[command(after_help = EXIT)]
+pub struct Touch {
+    #[command(flatten)]
+    at: At,
+    /// The keys
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<OsString>,
+    /// Renew the expiry; so does naming neither
+    #[arg(long)]
+    expiration: bool,
+    /// Renew the size on disk that is kept
+    #[arg(long)]
+    size: bool,
+    /// Give them this time to live from now on: 3600, 90m, 7d, or never
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<String>,
+    /// Let them expire at this moment: 2030-01-31T12:00:00Z, or seconds since 1970
+    #[arg(long, value_name = "TIME", conflicts_with = "ttl")]
+    expires: Option<String>,
+}
+
+impl Touch {
+    pub fn run(self) -> Result<u8> {
+        let expiry = expiry(self.ttl.as_deref(), self.expires.as_deref())?;
+        let what = match (self.expiration, self.size) {
+            // A given expiry is to stay as it is given.
+            (false, false) if expiry.is_some() => What::Size,
+            (_, false) => What::Expiration,
+            (true, true) => What::Both,
+            (false, true) => What::Size,
+        };
+        let store = self.at.open(false)?;
+        let mut code = YES;
+        for key in &self.keys {
+            let given = expiry.map_or(Ok(()), |expiry| store.expire(key.as_bytes(), expiry));
+            if let Err(error) = given.and_then(|()| store.touch(key.as_bytes(), what)) {
+                code = code.max(failed(key, &error));
+            }
+        }
+        store.close()?;
+        Ok(code)
+    }
+}

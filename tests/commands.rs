@@ -1,0 +1,346 @@
+//! The commands on keys, on a store that is mounted and on one that is not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+
+mod support;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::mounted::{Mounted, stderr};
+
+/// A store that commands are given on.
+struct Shell {
+    store: PathBuf,
+    dir: PathBuf,
+}
+
+impl Shell {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.env_remove("LARDER_LOG").env("LARDER_STORAGE_PATH", &self.store).current_dir(&self.dir);
+        command.env("LARDER_CACHE_SIZE_LIMIT", "16MiB").args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut to = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // A command that does not read its input is no failure.
+        let writer = std::thread::spawn(move || drop(to.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
+    }
+
+    /// What a command prints; it must end so.
+    fn ends(&self, code: i32, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        let output = self.run(arguments, input);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(code == 2, stderr(&output).starts_with("larder: "), "{arguments:?}: {}", stderr(&output));
+        output.stdout
+    }
+
+    fn text(&self, arguments: &[&str]) -> String {
+        String::from_utf8(self.ends(0, arguments, b"")).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        self.text(arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Runs a test with a store that is not mounted, and with one that is.
+fn with_a_store(test: impl Fn(&Shell)) {
+    println!("not mounted");
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
+    shell.ends(0, &["set", "--create", "first", "--value", "x"], b"");
+    shell.ends(0, &["rm", "first"], b"");
+    test(&shell);
+    if let Some(mounted) = Mounted::with(&["--cache-size-limit", "16MiB"]) {
+        println!("mounted");
+        test(&Shell { store: mounted.store(), dir: mounted.beside("work") });
+    }
+}
+
+fn lines(count: usize) -> Vec<u8> {
+    (0..count).flat_map(|n| format!("line {n} of some text\n").into_bytes()).collect()
+}
+
+#[test]
+fn set_takes_stdin_a_file_or_a_value_and_get_gives_it_back() {
+    with_a_store(|shell| {
+        for count in [0, 1, 100, 20_000] {
+            shell.ends(0, &["set", "a/b"], &lines(count));
+            assert!(shell.ends(0, &["get", "a/b"], b"") == lines(count), "{count}");
+        }
+        std::fs::write(shell.dir.join("input"), lines(3)).unwrap();
+        shell.ends(0, &["set", "from/file", "input"], b"not this");
+        assert_eq!(shell.ends(0, &["get", "from/file"], b""), lines(3));
+        shell.ends(0, &["set", "from/argument", "--value", "short", "--sync"], b"");
+        shell.ends(0, &["get", "from/argument", "-o", "output"], b"");
+        assert_eq!(std::fs::read(shell.dir.join("output")).unwrap(), b"short");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_1_and_what_is_wrong_is_2() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "dir/key"], b"x");
+        for (code, arguments) in [
+            (0, &["exists", "dir/key"][..]),
+            (0, &["exists", "dir"]),
+            (1, &["exists", "other"]),
+            (1, &["exists", "dir/key/below"]),
+            (1, &["has", "other"]),
+            (2, &["get", "../key"]),
+            (2, &["exists", "/dir/key"]),
+            (2, &["get", "dir"]),
+            (2, &["set", "dir", "--value", "x"]),
+            (2, &["set", "new", "--ttl", "soon", "--value", "x"]),
+            (2, &["set", "new", "--codec", "rar", "--value", "x"]),
+            (2, &["rm", "dir"]),
+            (2, &["lock", "/key", "--", "true"]),
+            (2, &["clear"]),
+            (2, &["nonsense"]),
+        ] {
+            let output = shell.run(arguments, b"");
+            assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+            assert_eq!(code == 2, !output.stderr.is_empty(), "{arguments:?}: {}", stderr(&output));
+            assert!(output.stdout.is_empty());
+        }
+        // These say which key it is.
+        for arguments in [&["get", "other"][..], &["rm", "other"], &["stat", "other"], &["touch", "other"]] {
+            let output = shell.run(arguments, b"");
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            assert_eq!(stderr(&output), "larder: other: no such key\n", "{arguments:?}");
+        }
+        assert_eq!(shell.text(&["ls"]), "dir/key\n");
+    });
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_made_unless_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("typo"), dir: dir.path().to_owned() };
+    for arguments in [&["get", "key"][..], &["set", "key", "--value", "x"], &["ls"], &["clear", "--yes"]] {
+        let output = shell.run(arguments, b"");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("there is no store here"), "{arguments:?}: {}", stderr(&output));
+        assert!(!shell.store.exists(), "{arguments:?}");
+    }
+    std::fs::create_dir(&shell.store).unwrap();
+    std::fs::write(shell.store.join("letter.txt"), "dear").unwrap();
+    assert_eq!(shell.run(&["set", "--create", "key"], b"x").status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(&shell.store).unwrap().count(), 1, "a foreign directory is left as it is");
+}
+
+#[test]
+fn rm_removes_keys_and_directories_when_told() {
+    with_a_store(|shell| {
+        for key in ["a/1", "a/2", "a/b/3", "c"] {
+            shell.ends(0, &["set", key, "--value", key], b"");
+        }
+        assert_eq!(shell.run(&["rm", "a/1", "nothing", "c"], b"").status.code(), Some(1));
+        assert_eq!(shell.text(&["ls"]), "a/2\na/b/3\n", "the others are removed all the same");
+        shell.ends(0, &["rm", "-f", "nothing"], b"");
+        shell.ends(0, &["rm", "-r", "a"], b"");
+        assert_eq!(shell.text(&["ls"]), "");
+        shell.ends(1, &["exists", "a"], b"");
+    });
+}
+
+#[test]
+fn ls_stat_and_du_tell_what_is_known() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "logs/1", "--codec", "zstd:5", "--ttl", "7d"], &lines(5000));
+        shell.ends(0, &["set", "logs/2"], &lines(10));
+        shell.ends(0, &["set", "other"], b"x");
+        assert_eq!(shell.text(&["ls", "logs/"]), "logs/1\nlogs/2\n");
+        assert_eq!(shell.text(&["ls", "-0", "o"]), "other\0");
+        let table = shell.text(&["ls", "-l"]);
+        let row = table.lines().nth(1).unwrap();
+        assert!(table.starts_with("      SIZE    ON DISK   RATIO"), "{table}");
+        assert!(row.contains("zstd:5") && row.contains(" 6d 23h ") && row.ends_with("logs/1"), "{row}");
+        let listed = shell.json(&["ls", "--json", "logs/"]);
+        assert_eq!(listed.len(), 2);
+        assert_eq!((&listed[0]["key"], &listed[0]["codec"]), (&"logs/1".into(), &"zstd:5".into()));
+        assert_eq!(listed[0]["size"], lines(5000).len());
+        assert!(listed[1]["expires"].is_null() && listed[1]["codec"].is_null());
+        let stat = shell.json(&["stat", "--json", "logs/1"]).remove(0);
+        assert_eq!(stat, listed[0]);
+        assert!(stat["ratio"].as_f64().unwrap() > 4.0, "{stat}");
+        let text = shell.text(&["stat", "logs/1", "other"]);
+        assert!(
+            text.contains("codec     zstd:5")
+                && text.contains(", in 6d 23h")
+                && text.contains("expires   never")
+        );
+        let sums = shell.json(&["du", "--json", "logs/", "o", "nothing"]);
+        let size = lines(5000).len() + lines(10).len();
+        assert_eq!((&sums[0]["keys"], &sums[0]["size"]), (&2.into(), &size.into()));
+        assert_eq!((&sums[1]["keys"], &sums[1]["size"], &sums[2]["keys"]), (&1.into(), &1.into(), &0.into()));
+        assert!(shell.text(&["du"]).lines().nth(1).unwrap().trim().starts_with("3 "));
+    });
+}
+
+#[test]
+fn touch_renews_and_a_time_to_live_passes() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "key", "--ttl", "1h", "--value", "x"], b"");
+        let expires = || shell.json(&["stat", "--json", "key"]).remove(0)["expires"].clone();
+        let before = expires();
+        std::thread::sleep(Duration::from_millis(5));
+        shell.ends(0, &["touch", "key", "--size"], b"");
+        assert_eq!(expires(), before);
+        shell.ends(0, &["touch", "key"], b"");
+        assert_ne!(expires(), before);
+        shell.ends(0, &["touch", "key", "--expires", "2100-01-01T00:00:00Z"], b"");
+        assert_eq!(expires(), "2100-01-01T00:00:00Z");
+        shell.ends(0, &["touch", "key", "--ttl", "1"], b"");
+        std::thread::sleep(Duration::from_millis(1100));
+        shell.ends(1, &["exists", "key"], b"");
+    });
+}
+
+#[test]
+fn commands_on_a_store_that_is_not_mounted_wait_for_one_another() {
+    with_a_store(|shell| {
+        let mut children: Vec<_> = (0..4)
+            .map(|n| shell.command(&["set", &format!("k/{n}"), "--value", "x"]).spawn().unwrap())
+            .collect();
+        assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+        assert_eq!(shell.text(&["ls"]).lines().count(), 4);
+        // Through a pipe, more than a pipe holds.
+        shell.ends(0, &["set", "large"], &lines(50_000));
+        let begun = Instant::now();
+        let mut get = shell.command(&["get", "large"]).stdout(Stdio::piped()).spawn().unwrap();
+        let set = shell.command(&["set", "copy"]).stdin(get.stdout.take().unwrap()).status().unwrap();
+        assert!(set.success() && get.wait().unwrap().success());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert!(shell.ends(0, &["get", "copy"], b"") == lines(50_000));
+    });
+}
+
+#[test]
+fn lock_runs_a_command_alone_and_ends_as_it_does() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "count", "--value", "0"], b"");
+        assert_eq!(shell.run(&["lock", "count", "--", "sh", "-c", "exit 7"], b"").status.code(), Some(7));
+        assert_eq!(
+            shell.run(&["lock", "count", "--", "sh", "-c", "kill -9 $$"], b"").status.code(),
+            Some(137)
+        );
+        let larder = env!("CARGO_BIN_EXE_larder");
+        let step = format!("n=$({larder} get count); {larder} set count --value $((n + 1))");
+        let arguments = ["lock", "count", "--", "sh", "-c", &step];
+        let mut children: Vec<_> = (0..4).map(|_| shell.command(&arguments).spawn().unwrap()).collect();
+        assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+        assert_eq!(shell.ends(0, &["get", "count"], b""), b"4");
+        // Whoever does not wait is told.
+        let inner = format!("{larder} lock -n count -- true");
+        let output = shell.run(&["lock", "count", "--", "sh", "-c", &inner], b"");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("another has the lock"), "{}", stderr(&output));
+    });
+}
+
+#[test]
+fn resolve_names_the_file_of_a_key_and_the_key_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
+    closed.ends(0, &["set", "--create", "a/b"], b"x");
+    assert_eq!(closed.run(&["resolve", "a/b"], b"").status.code(), Some(1), "it is not mounted");
+    let Some(mounted) = Mounted::new() else { return };
+    let shell = Shell { store: mounted.store(), dir: mounted.beside("work") };
+    shell.ends(0, &["set", "a/b"], b"x");
+    let path = shell.text(&["resolve", "a/b"]);
+    assert_eq!(path.trim_end(), mounted.at("a/b").to_str().unwrap());
+    assert_eq!(std::fs::read(path.trim_end()).unwrap(), b"x");
+    assert_eq!(shell.text(&["resolve", "--path", path.trim_end()]), "a/b\n");
+    assert_eq!(shell.run(&["resolve", "--path", "/etc/passwd"], b"").status.code(), Some(1));
+}
+
+#[test]
+fn clear_and_cleanup_say_first_what_they_would_do() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "a/b"], &lines(1000));
+        shell.ends(0, &["set", "c"], b"x");
+        assert!(shell.text(&["clear", "--dry-run"]).starts_with("2 keys would be removed"));
+        assert_eq!(shell.text(&["ls"]), "a/b\nc\n");
+        shell.ends(0, &["clear", "--yes"], b"");
+        assert_eq!(shell.text(&["ls"]), "");
+        shell.ends(0, &["cleanup"], b"");
+        let chores = shell.json(&["cleanup", "--dry-run", "--json"]).remove(0);
+        assert_eq!((&chores["expired"], &chores["unlinked"]), (&0.into(), &0.into()), "{chores}");
+        assert!(shell.json(&["cleanup", "--json"]).remove(0)["removed"].is_u64());
+    });
+}
+
+#[test]
+fn compress_and_decompress_undo_one_another_and_damage_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("none"), dir: dir.path().to_owned() };
+    for codec in ["lz4", "zstd:3", "gzip:6", "deflate", "none", "auto"] {
+        for count in [0, 1, 10, 100_000] {
+            let small = shell.ends(0, &["compress", "--codec", codec], &lines(count));
+            assert!(count < 10 || codec == "none" || small.len() < lines(count).len(), "{codec} {count}");
+            assert!(shell.ends(0, &["decompress"], &small) == lines(count), "{codec} {count}");
+        }
+    }
+    let small = shell.ends(0, &["compress"], &lines(100_000));
+    let mut changed = small.clone();
+    changed[small.len() / 2] ^= 1;
+    let more = [&small[..], b"x"].concat();
+    let frames = small.len() - 48;
+    for wrong in [
+        &b""[..],
+        b"plain text, not compressed at all, but of some length",
+        &small[..100],
+        &small[..frames],
+        &small[..small.len() - 1],
+        &changed,
+        &more,
+    ] {
+        shell.ends(2, &["decompress"], wrong);
+    }
+    shell.ends(0, &["compress", "-o", "small"], &lines(100));
+    shell.ends(0, &["decompress", "small", "-o", "large"], b"");
+    assert_eq!(std::fs::read(shell.dir.join("large")).unwrap(), lines(100));
+}
+
+#[test]
+fn what_a_reader_does_not_want_is_no_failure() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "large"], &lines(100_000));
+        let mut get = shell.command(&["get", "large"]).stdout(Stdio::piped()).spawn().unwrap();
+        drop(get.stdout.take());
+        assert!(get.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn a_key_set_by_command_is_a_file_and_a_file_is_a_key() {
+    let Some(mounted) = Mounted::new() else { return };
+    let shell = Shell { store: mounted.point(), dir: mounted.beside("work") };
+    let there = |path: &Path| path.exists();
+    assert!(!there(&mounted.at("a/b")), "the kernel remembers that it is not there");
+    shell.ends(0, &["set", "a/b"], b"by command");
+    assert_eq!(std::fs::read(mounted.at("a/b")).unwrap(), b"by command");
+    std::fs::write(mounted.at("a/c"), "by file").unwrap();
+    assert_eq!(shell.ends(0, &["get", "a/c"], b""), b"by file");
+    shell.ends(0, &["set", "a/b"], b"again, and longer");
+    assert_eq!(std::fs::read(mounted.at("a/b")).unwrap(), b"again, and longer");
+    std::fs::create_dir(mounted.at("d")).unwrap();
+    std::os::unix::fs::symlink("a/b", mounted.at("link")).unwrap();
+    shell.ends(2, &["get", "link"], b"");
+    shell.ends(0, &["rm", "a/b"], b"");
+    assert!(!there(&mounted.at("a/b")));
+    let names: Vec<_> = std::fs::read_dir(mounted.at("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["c"], "nothing is left over");
+}
