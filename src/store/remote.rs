@@ -2,7 +2,7 @@
 //!
 //! Reading and attributes go through the mount. Changes of keys do not: a rename there is atomic, but for one
 //! key only, and carries the content along only where it replaces something. So they come as one request
-//! (`control::Request::Keys`) with a [`Call`] behind it, and the answer is one JSON value: what was asked for
+//! (`control::Request::Keys`) with a `Call` behind it, and the answer is one JSON value: what was asked for
 //! as `{"done":...}`, or `{"errno":28,"why":"no space left in the store"}`. Content too large for a request is
 //! written through the mount under a name of its own, and moved.
 
