@@ -184,7 +184,11 @@ fn the_helper_of_mount_takes_what_mount_hands_it_and_refuses_what_it_does_not_kn
     assert!(mounted.status.success(), "{}", stderr(&mounted));
     let line = fs::read_to_string("/proc/mounts").unwrap();
     let line = line.lines().find(|line| line.contains(point.to_str().unwrap())).unwrap().to_owned();
+    let remounted = helper("remount,ro");
+    let refused = fs::write(point.join("file"), "").unwrap_err();
     let unmounted = umount(&point);
+    assert!(remounted.status.success(), "{}", stderr(&remounted));
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
     assert!(unmounted.status.success(), "{}", stderr(&unmounted));
     assert!(line.contains(" fuse.larder ") && line.contains("noexec"), "{line}");
 }

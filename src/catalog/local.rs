@@ -344,7 +344,15 @@ impl Engine for LocalCatalog {
 
     fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
         self.stop();
-        let result = self.inner.checkpoint(before);
+        let durable = self.sync(self.last_seq(), before);
+        let result = durable.and_then(|()| match self.inner.checkpoint(before) {
+            // The journal has it all, and the next opening moves it.
+            Err(Error::NoSpace) => {
+                log::info!("the disk is full: what changed last stays in the journal");
+                Ok(())
+            }
+            other => other,
+        });
         self.inner.commits.poison("the catalog is closed");
         self.inner.index.close();
         result

@@ -116,7 +116,8 @@ pub trait Engine: Send + Sync {
     /// Waits for it. `before` as in [`Engine::sync`].
     fn checkpoint(&self, before: &dyn Fn() -> Result<()>) -> Result<()>;
 
-    /// Checkpoints, stops background work and closes the files. Everything is durable then.
+    /// Checkpoints, where the disk has room for that, stops background work and closes the files. Everything is
+    /// durable then.
     fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()>;
 
     /// Figures.

@@ -170,6 +170,19 @@ fn a_checkpoint_on_a_full_disk_fails_and_succeeds_once_there_is_room() {
 }
 
 #[test]
+fn on_a_full_disk_a_close_leaves_in_the_journal_what_a_checkpoint_would_have_moved() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    catalog.apply(numbered(1)).unwrap();
+    bench.disk.0.full.store(true, SeqCst);
+    catalog.apply(numbered(2)).unwrap();
+    catalog.close(&nothing).unwrap();
+    drop(catalog);
+    bench.disk.0.full.store(false, SeqCst);
+    assert_eq!(count(&bench.open()), 2);
+}
+
+#[test]
 fn whoever_waits_for_room_on_a_full_disk_is_told() {
     let bench = Bench::new();
     let catalog = bench.open();
