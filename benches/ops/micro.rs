@@ -10,6 +10,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long new files are left alone before they are read and listed.
+const SETTLING: std::time::Duration = std::time::Duration::from_secs(2);
 /// Files, directories or renames a thread in one timing: long enough (60 ms at 20 µs) to even out the
 /// scheduler, short enough for many interleaved runs.
 const FILES: usize = 3000;
@@ -81,6 +83,9 @@ impl Bench<'_> {
                 })
             })
         })?;
+        // What was written is stored behind the scenes, and its size on disk is known for good only then. Neither is
+        // what reading and listing cost.
+        std::thread::sleep(SETTLING);
         self.time("open-read", FILES, |thread| {
             let paths = self.paths(thread, "c");
             let mut buffer = [0; BLOCK];
