@@ -21,14 +21,16 @@
 //! 'G'                           → Time: what expires up to then has been reported gone, and not all of it is removed
 //! ```
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
 
-/// The version of the on-disk format that this build writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of the on-disk format: the only one that this build writes and reads. Version 1 was never released.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The longest name of a directory entry, bytes.
 pub const NAME_MAX: usize = 255;
@@ -269,6 +271,22 @@ pub struct FormatLine {
 }
 
 impl FormatLine {
+    /// Whether this build reads the store; the error says why not and what to do.
+    pub fn check(&self) -> Result<(), String> {
+        match self.version.cmp(&FORMAT_VERSION) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(format!(
+                "the store has format {}, this larder knows format {FORMAT_VERSION}: use a newer larder",
+                self.version
+            )),
+            Ordering::Less => Err(format!(
+                "the store has format {}, from before the first release; this larder reads format {FORMAT_VERSION} \
+                 only: copy the content out with the larder that made it, and into a new store",
+                self.version
+            )),
+        }
+    }
+
     /// Reads `larder VERSION ID`; `None` when it is something else.
     pub fn parse(text: &str) -> Option<FormatLine> {
         let mut words = text.split_whitespace();

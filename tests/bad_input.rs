@@ -186,17 +186,20 @@ fn a_path_that_is_a_file_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
+fn a_store_of_another_format_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (store, files) = sample(dir.path());
     let good = fs::read_to_string(store.join("FORMAT")).unwrap();
-    assert!(good.starts_with("larder 1 ") && good.ends_with('\n'), "{good:?}");
-    fs::write(store.join("FORMAT"), good.replace("larder 1 ", "larder 4711 ")).unwrap();
-    let before = everything(&store);
-    let why = refused(&store);
-    assert!(why.contains(&*store.to_string_lossy()) && why.contains("4711"), "{why}");
-    assert!(why.contains("newer"), "it says what helps: {why}");
-    assert_eq!(everything(&store), before, "nothing was touched");
+    assert!(good.starts_with("larder 2 ") && good.ends_with('\n'), "{good:?}");
+    for (line, help) in [("larder 4711 ", "use a newer larder"), ("larder 1 ", "copy the content out")] {
+        fs::write(store.join("FORMAT"), good.replace("larder 2 ", line)).unwrap();
+        let before = everything(&store);
+        let why = refused(&store);
+        assert!(why.contains(&*store.to_string_lossy()), "{why}");
+        assert!(why.contains(line.trim_start_matches("larder ").trim()), "{why}");
+        assert!(why.contains(help), "it says what helps: {why}");
+        assert_eq!(everything(&store), before, "nothing was touched");
+    }
     fs::write(store.join("FORMAT"), good).unwrap();
     let volume = open(&store).unwrap();
     assert!(files.iter().all(|(name, bytes)| content(&volume, name) == *bytes));
@@ -207,7 +210,7 @@ fn a_store_of_a_newer_format_is_refused_and_left_as_it_is() {
 fn a_garbled_format_file_is_refused_by_name_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = sample(dir.path());
-    for garbled in ["", "larder\n", "larder x 0123456789abcdef\n", "\0\0\0\0", "larder 1 nonsense\n"] {
+    for garbled in ["", "larder\n", "larder x 0123456789abcdef\n", "\0\0\0\0", "larder 2 nonsense\n"] {
         fs::write(store.join("FORMAT"), garbled).unwrap();
         let before = everything(&store);
         let why = refused(&store);

@@ -1,20 +1,27 @@
-//! The index: the catalog as of the last checkpoint, in redb, behind the store's own file access.
+//! The index: the catalog as of the last checkpoint, in redb, over a file whose blocks are verified as they are read
+//! ([`Blocks`]).
 //!
 //! Table `catalog` maps keys to values; table `checkpoint` has one entry, under the empty key: two
 //! u64, little-endian, the newest journal record that the index contains and the number of the
 //! journal file in which the records behind it begin (0: there is none yet). Both tables change in one
 //! transaction, so index and journal never disagree. Commits save redb's allocator state (quick
-//! repair), so that opening after a crash takes no walk through the whole file.
+//! repair), so that opening after a crash takes no walk through the whole file, and they are two-phase commits, which
+//! the checksums of the blocks rely on.
+//!
+//! Invariants: a record that the disk has changed is told as `Damaged`, never returned; redb's panics end here.
+//! redb gives up after the first read that fails: all later ones tell of the same damage until the store is opened
+//! again.
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::Value;
+use super::blocks::Blocks;
 use super::reserve::Reserve;
 use super::table::{Layer, Layers, merge};
 use crate::error::{Error, Result};
@@ -33,29 +40,68 @@ pub(super) struct Reach {
     pub file: u64,
 }
 
+/// The file, and the first damage that was found in it.
+struct Place {
+    path: PathBuf,
+    damage: OnceLock<String>,
+}
+
+impl Place {
+    fn new(path: &Path) -> Place {
+        Place { path: path.to_owned(), damage: OnceLock::new() }
+    }
+
+    /// Does something with redb, which panics over a file that is damaged in just the wrong way.
+    fn attempt<T>(&self, doing: &str, job: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+        let what = || format!("{doing} {}", self.path.display());
+        let why = match unless_panics(job) {
+            Some(Ok(done)) => return Ok(done),
+            Some(Err(redb::Error::Io(error))) if foreign(&error) => error.to_string(),
+            Some(Err(redb::Error::Io(error))) => return Err(Error::io(what())(error)),
+            Some(Err(redb::Error::Corrupted(why))) => why,
+            // What redb says once it has given up; without damage, the disk has failed before.
+            Some(Err(error)) if self.damage.get().is_none() => {
+                return Err(Error::Io { what: what(), source: io::Error::other(error) });
+            }
+            Some(Err(error)) => error.to_string(),
+            None => IMPOSSIBLE.to_owned(),
+        };
+        let why = self.damage.get_or_init(|| why);
+        Err(Error::Damaged(format!("{}: {why}; restore the catalog from a backup", what())))
+    }
+}
+
 /// The index as of one checkpoint.
 #[derive(Clone)]
 pub(super) struct Snapshot {
     table: Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>,
-    path: Arc<Path>,
+    place: Arc<Place>,
 }
 
 impl Snapshot {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        Ok(self.table.get(key).map_err(failed(&self.path, "reading"))?.map(|value| value.value().to_vec()))
+        self.place.attempt("reading", || Ok(self.table.get(key)?.map(|value| value.value().to_vec())))
     }
 
-    /// The entries of a range, in order.
+    /// The entries of a range, in order. Ends with the first error.
     pub fn range(&self, range: &Range<Key>) -> Result<impl Iterator<Item = Result<(Key, Value)>> + use<>> {
-        let path = self.path.clone();
-        let entries = self
-            .table
-            .range::<&[u8]>(range.start.as_slice()..range.end.as_slice())
-            .map_err(failed(&path, "reading"))?;
-        Ok(entries.map(move |entry| {
-            let (key, value) = entry.map_err(failed(&path, "reading"))?;
-            Ok((key.value().to_vec(), value.value().to_vec()))
+        let place = self.place.clone();
+        let mut entries = Some(place.attempt("reading", || {
+            Ok(self.table.range::<&[u8]>(range.start.as_slice()..range.end.as_slice())?)
+        })?);
+        Ok(std::iter::from_fn(move || {
+            let next = place.attempt("reading", || match entries.as_mut().and_then(Iterator::next) {
+                Some(entry) => {
+                    let (key, value) = entry?;
+                    Ok(Some((key.value().to_vec(), value.value().to_vec())))
+                }
+                None => Ok(None),
+            });
+            if next.is_err() {
+                entries = None;
+            }
+            next.transpose()
         }))
     }
 }
@@ -66,7 +112,7 @@ pub(super) struct Index {
     database: Mutex<Option<Database>>,
     file: Arc<dyn File>,
     io: Arc<dyn Io>,
-    path: Arc<Path>,
+    place: Arc<Place>,
     reserve: Arc<Reserve>,
 }
 
@@ -78,11 +124,11 @@ impl Index {
         let file = io.open(&draft, true).map_err(Error::io(format!("making {}", draft.display())))?;
         // What an interrupted attempt may have left.
         file.set_len(0).map_err(Error::io(format!("emptying {}", draft.display())))?;
-        let database = Database::builder()
-            .create_with_backend(Backend { file: file.clone(), reserve: None })
-            .map_err(failed(&draft, "making"))?;
-        write(&database, &Layers::new(), Reach::default()).map_err(failed(&draft, "writing"))?;
-        drop(database);
+        Place::new(&draft).attempt("making", || {
+            let blocks = Blocks { file: file.clone(), reserve: None };
+            let database = Database::builder().create_with_backend(blocks)?;
+            write(&database, &Layers::new(), Reach::default())
+        })?;
         file.sync().map_err(Error::io(format!("flushing {}", draft.display())))?;
         io.rename(&draft, path).map_err(Error::io(format!("renaming {}", draft.display())))?;
         io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))
@@ -102,59 +148,53 @@ impl Index {
             file.sync().map_err(Error::io(format!("flushing {}", path.display())))?;
             file.drop_cached();
         }
-        let damaged = |why: String| {
+        let place = Arc::new(Place::new(path));
+        let damaged = |why: &str| {
             Error::Damaged(format!("{}: {why}; restore the catalog from a backup", path.display()))
         };
         if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
-            return Err(damaged("the index is empty".into()));
+            return Err(damaged("the index is empty"));
         }
-        let open = || {
-            let backend = Backend { file: file.clone(), reserve: Some(reserve.clone()) };
-            Database::builder().set_cache_size(cache).create_with_backend(backend)
-        };
-        let database = unless_panics(open).unwrap_or_else(|| Err(impossible().into())).map_err(|error| {
-            match error.into() {
-                redb::Error::Io(error) if !foreign(&error) => {
-                    Error::io(format!("opening {}", path.display()))(error)
-                }
-                error => damaged(format!("this is no index, or it is damaged ({error})")),
-            }
+        let database = place.attempt("opening", || {
+            let blocks = Blocks { file: file.clone(), reserve: Some(reserve.clone()) };
+            Ok(Database::builder().set_cache_size(cache).create_with_backend(blocks)?)
         })?;
-        let path: Arc<Path> = path.into();
         let index = Index {
             database: Mutex::new(Some(database)),
             file,
             io: io.clone(),
-            path,
+            place,
             reserve: reserve.clone(),
         };
-        let reach = index.reach()?.ok_or_else(|| damaged("this is no index of a catalog".into()))?;
+        let reach = index.reach()?.ok_or_else(|| damaged("this is no index of a catalog"))?;
         if reach.file == 0 {
             // Who made it may have got no further than the rename.
-            let dir = index.path.parent().unwrap_or(Path::new("."));
+            let dir = index.dir();
             io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))?;
         }
         let snapshot = index.snapshot()?;
         Ok((index, snapshot, reach))
     }
 
-    fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+    fn dir(&self) -> &Path {
+        self.place.path.parent().unwrap_or(Path::new("."))
+    }
+
+    fn with<T>(&self, doing: &str, job: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
         match &*self.database.lock() {
-            Some(database) => job(database),
-            None => Err(Error::ReadOnly(format!("{} is closed", self.path.display()))),
+            Some(database) => self.place.attempt(doing, || job(database)),
+            None => Err(Error::ReadOnly(format!("{} is closed", self.place.path.display()))),
         }
     }
 
     fn reach(&self) -> Result<Option<Reach>> {
-        self.with(|database| {
-            let reading = database.begin_read().map_err(failed(&self.path, "reading"))?;
-            let table = match reading.open_table(CHECKPOINT) {
+        self.with("reading", |database| {
+            let table = match database.begin_read()?.open_table(CHECKPOINT) {
                 Ok(table) => table,
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-                Err(error) => return Err(failed(&self.path, "reading")(error)),
+                Err(error) => return Err(error.into()),
             };
-            let entry = table.get(&[][..]).map_err(failed(&self.path, "reading"))?;
-            Ok(entry.and_then(|entry| {
+            Ok(table.get(&[][..])?.and_then(|entry| {
                 let number = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
                 let (seq, file) = entry.value().split_at_checked(8)?;
                 Some(Reach { seq: number(seq)?, file: number(file)? })
@@ -164,17 +204,14 @@ impl Index {
 
     /// The index as of now.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        self.with(|database| {
-            let reading = database.begin_read().map_err(failed(&self.path, "reading"))?;
-            let table = reading.open_table(CATALOG).map_err(failed(&self.path, "reading"))?;
-            Ok(Snapshot { table: Arc::new(table), path: self.path.clone() })
-        })
+        let table = self.with("reading", |database| Ok(database.begin_read()?.open_table(CATALOG)?))?;
+        Ok(Snapshot { table: Arc::new(table), place: self.place.clone() })
     }
 
     /// Tells, before anything is changed, whether the disk has room for these layers. redb cannot go on
     /// after a write that failed, so this is asked first: a full disk must not end the store.
     pub fn check_room(&self, entries: usize, bytes: usize) -> Result<()> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let dir = self.dir();
         let room = self.io.room(dir).map_err(Error::io(format!("asking the room in {}", dir.display())))?;
         // At worst every entry touches another page, which is written anew, but there are no more pages to
         // touch than the file has; what is new is split in pages that may be half full.
@@ -189,7 +226,7 @@ impl Index {
 
     /// Writes layers (the newest last) in one durable transaction and returns the index that has them.
     pub fn commit(&self, layers: &Layers, reach: Reach) -> Result<Snapshot> {
-        self.with(|database| write(database, layers, reach).map_err(failed(&self.path, "writing")))?;
+        self.with("writing", |database| write(database, layers, reach))?;
         self.snapshot()
     }
 
@@ -198,9 +235,18 @@ impl Index {
         self.file.allocated().unwrap_or(0)
     }
 
-    /// Closes the file.
+    /// Closes the file. What redb does on the way only makes the next opening quicker.
     pub fn close(&self) {
-        *self.database.lock() = None;
+        let database = self.database.lock().take();
+        if unless_panics(|| drop(database)).is_none() {
+            log::warn!("closing {}: {IMPOSSIBLE}", self.place.path.display());
+        }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -221,7 +267,7 @@ pub fn verify_index(io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
                 repair.abort();
             }
         });
-        let database = builder.create_with_backend(Backend { file: file.clone(), reserve: None })?;
+        let database = builder.create_with_backend(Blocks { file: file.clone(), reserve: None })?;
         let reading = database.begin_read()?;
         reading.open_table(CATALOG)?;
         Ok(reading.open_table(CHECKPOINT)?.get(&[][..])?.is_some_and(|entry| entry.value().len() == 16))
@@ -230,13 +276,14 @@ pub fn verify_index(io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
     if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
         return Err(damaged("the index is empty".into()));
     }
-    match unless_panics(verify).unwrap_or_else(|| Err(impossible().into())) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(damaged("this is no index of a catalog".into())),
-        Err(redb::Error::Io(error)) if !foreign(&error) => {
+    match unless_panics(verify) {
+        Some(Ok(true)) => Ok(()),
+        Some(Ok(false)) => Err(damaged("this is no index of a catalog".into())),
+        Some(Err(redb::Error::Io(error))) if !foreign(&error) => {
             Err(Error::io(format!("reading {}", path.display()))(error))
         }
-        Err(error) => Err(damaged(error.to_string())),
+        Some(Err(error)) => Err(damaged(error.to_string())),
+        None => Err(damaged(IMPOSSIBLE.into())),
     }
 }
 
@@ -245,9 +292,7 @@ fn unless_panics<T>(job: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).ok()
 }
 
-fn impossible() -> redb::StorageError {
-    redb::StorageError::Corrupted("its structure is impossible".into())
-}
+const IMPOSSIBLE: &str = "its structure is impossible";
 
 /// Where a new index is made.
 pub(super) fn draft_of(path: &Path) -> PathBuf {
@@ -275,61 +320,7 @@ fn write(database: &Database, layers: &Layers, reach: Reach) -> Result<(), redb:
     Ok(())
 }
 
-fn failed<E: Into<redb::Error>>(path: &Path, doing: &str) -> impl FnOnce(E) -> Error {
-    let what = format!("{doing} {}", path.display());
-    move |error| match error.into() {
-        redb::Error::Io(error) if !foreign(&error) => Error::io(what)(error),
-        redb::Error::Corrupted(why) => {
-            Error::Damaged(format!("{what}: {why}; restore the catalog from a backup"))
-        }
-        error => Error::Io { what, source: io::Error::other(error) },
-    }
-}
-
 /// Errors that tell of the content of a file, not of the disk.
 fn foreign(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-}
-
-/// redb's view of the file.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn File>,
-    /// What a full disk is met with, if others took the room that was there when it was asked for.
-    reserve: Option<Arc<Reserve>>,
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.file.read_at(out, offset)? {
-            read if read == out.len() => Ok(()),
-            read => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("{read} of {} bytes at offset {offset}: the file is cut off", out.len()),
-            )),
-        }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        match (self.file.write_all_at(data, offset), &self.reserve) {
-            (Err(error), Some(reserve))
-                if error.kind() == io::ErrorKind::StorageFull && reserve.release() =>
-            {
-                self.file.write_all_at(data, offset)
-            }
-            (written, _) => written,
-        }
-    }
 }

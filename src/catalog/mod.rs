@@ -11,6 +11,7 @@
 //! crash; batches survive in the order in which they were applied, without gaps; what
 //! [`Engine::sync`] confirmed survives power loss.
 
+mod blocks;
 mod checkpoint;
 mod commit;
 mod index;

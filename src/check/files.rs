@@ -28,7 +28,7 @@ const KNOWN: [&str; 12] = [
 const SMALL: usize = 1 << 20;
 
 /// Checks the names in the store's directory, FORMAT and the settings.
-/// Errors: `Store` for a format that is newer than this build.
+/// Errors: `Store` for a format that this build does not read.
 pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
     let mut names = names(io, dir)?;
     names.sort();
@@ -43,20 +43,8 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
     if there("FORMAT") {
         let text = read(io, &path)?;
         match FormatLine::parse(&String::from_utf8_lossy(&text)) {
-            Some(line) if line.version > FORMAT_VERSION => {
-                let why = format!(
-                    "the store has format {}, this larder knows formats up to {FORMAT_VERSION}: use a newer larder",
-                    line.version
-                );
-                return Err(Error::store(dir, why));
-            }
-            Some(line) if line.version < FORMAT_VERSION => {
-                report.error(
-                    "format",
-                    place,
-                    "it says a version that there never was",
-                    "write `larder 1 ID` into it",
-                );
+            Some(line) if line.version != FORMAT_VERSION => {
+                return line.check().map_err(|why| Error::store(dir, why));
             }
             // What a bit more or less makes of it must not pass.
             Some(line) if text != format!("{line}\n").as_bytes() => {
@@ -67,7 +55,7 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
                 report.error(
                     "format",
                     place,
-                    "it does not read `larder 1 ID`, and the store is refused",
+                    format!("it does not read `larder {FORMAT_VERSION} ID`, and the store is refused"),
                     "repair writes it anew",
                 );
             }

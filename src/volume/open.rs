@@ -370,15 +370,11 @@ fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
     let line = FormatLine::parse(&text).ok_or_else(|| {
         Error::store(
             dir,
-            "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read `larder 1 ID`)",
+            format!(
+                "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read \
+                 `larder {FORMAT_VERSION} ID`)"
+            ),
         )
     })?;
-    let version = line.version;
-    if version > FORMAT_VERSION {
-        let why = format!(
-            "the store has format {version}, this larder knows formats up to {FORMAT_VERSION}: use a newer larder"
-        );
-        return Err(Error::store(dir, why));
-    }
-    Ok(())
+    line.check().map_err(|why| Error::store(dir, why))
 }

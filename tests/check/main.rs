@@ -23,7 +23,7 @@ use larder::io::Io;
 use larder::io::faulty::FaultyDisk;
 use larder::volume::Volume;
 use model::ops::Fill;
-use model::store::{Disk, LEAST_CACHE, NOBODY_SPECIAL, START, read};
+use model::store::{Disk, LEAST_CACHE, NOBODY_SPECIAL, START, list, read};
 use sample::{STORE, Sample, listed, says};
 use support::mounted::{larder, stderr};
 
@@ -268,25 +268,34 @@ fn the_command_prints_findings_and_tells_by_its_exit_status() {
     volume.close().unwrap();
 }
 
-/// Reads everything in a volume; an error for what cannot be read.
+/// Reads attributes, names and content of everything in a volume; an error for what cannot be read.
 fn everything(
     volume: &Volume,
     inos: &BTreeMap<&'static str, Ino>,
 ) -> BTreeMap<&'static str, Result<Vec<u8>, String>> {
     let mut found = BTreeMap::new();
     for (name, ino) in inos {
-        let content =
-            volume.run(|v| v.getattr(*ino)).and_then(|entry| match entry.attr.mode & libc::S_IFMT {
-                libc::S_IFREG => read(volume, *ino, 0, entry.attr.size as u32),
-                libc::S_IFLNK => volume.run(|v| v.readlink(*ino)),
-                _ => Ok(Vec::new()),
-            });
+        let content = (|| {
+            let attr = volume.run(|v| v.getattr(*ino))?.attr;
+            let content = match attr.mode & libc::S_IFMT {
+                libc::S_IFREG => read(volume, *ino, 0, attr.size as u32)?,
+                libc::S_IFLNK => volume.run(|v| v.readlink(*ino))?,
+                libc::S_IFDIR => format!("{:?}", list(volume, *ino)?).into_bytes(),
+                _ => Vec::new(),
+            };
+            let attributes = volume.run(|v| v.listxattr(*ino))?;
+            let values = attributes
+                .split_inclusive(|byte| *byte == 0)
+                .map(|name| volume.run(|v| v.getxattr(*ino, name.strip_suffix(b"\0").unwrap_or(name))));
+            let values = values.collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>([format!("{attr:?} {attributes:?} {values:?} ").into_bytes(), content].concat())
+        })();
         found.insert(*name, content.map_err(|error| error.to_string()));
     }
     found
 }
 
-/// A bit is flipped in random places: the check finds it, or all content reads right; nothing panics, and whatever is
+/// A bit is flipped in random places: the check finds it, or everything reads right; nothing panics, and whatever is
 /// read without an error is right. `LARDER_TEST_CASES` makes it run longer, `LARDER_TEST_SEED` another way.
 #[test]
 fn a_flipped_bit_anywhere_is_found_or_harmless() {

@@ -73,4 +73,22 @@ fn measure() {
     let begun = Instant::now();
     let catalog = open();
     println!("open after a close: {:?}, {} bytes on disk", begun.elapsed(), catalog.stats().disk_bytes);
+    catalog.close(&nothing).unwrap();
+    drop(catalog);
+
+    // Hardly any cache in redb, all of the file in the system's: what a read of a block costs beside the disk.
+    let catalog = bench.try_open_with(512 << 10, &mut |_| Ok(true)).unwrap();
+    let begun = Instant::now();
+    for n in 0..rounds {
+        assert!(catalog.get(&key(n * 7 % (4 * rounds))).unwrap().is_some());
+    }
+    println!("get from the index, cold: {:.2} us", begun.elapsed().as_secs_f64() * 1e6 / rounds as f64);
+    let (begun, mut entries) = (Instant::now(), 0);
+    catalog
+        .scan(vec![]..vec![0xff; 9], &mut |_, _| {
+            entries += 1;
+            true
+        })
+        .unwrap();
+    println!("scan, cold: {:.3} us an entry", begun.elapsed().as_secs_f64() * 1e6 / f64::from(entries));
 }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::error::Error;
 
@@ -212,6 +214,113 @@ fn a_foreign_or_damaged_index_is_named() {
     }
     std::fs::write(bench.index(), &good).unwrap();
     assert_eq!(count(&bench.open()), 5);
+}
+
+/// An index after `count` changes and deletions, closed; and what it holds.
+fn indexed(count: u64) -> (Bench, BTreeMap<Key, Value>) {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    for n in 1..=count {
+        let mut batch = numbered(n);
+        batch.put(format!("m{n:06}").into_bytes(), vec![n as u8; 60 + n as usize % 70]);
+        batch.delete(format!("m{:06}", n / 2).into_bytes());
+        catalog.apply(batch).unwrap();
+        if n % (count / 4) == 0 {
+            catalog.checkpoint(&nothing).unwrap();
+        }
+    }
+    catalog.close(&nothing).unwrap();
+    drop(catalog);
+    let catalog = bench.open();
+    let expected = all(&catalog);
+    catalog.close(&nothing).unwrap();
+    (bench, expected)
+}
+
+/// All entries, as a scan tells them and as single reads do; what fails first ends it.
+fn read(bench: &Bench, expected: &BTreeMap<Key, Value>) -> Result<()> {
+    let catalog = bench.try_open()?;
+    let mut found = BTreeMap::new();
+    let scanned = catalog.scan(vec![]..vec![0xff; 8], &mut |key, value| {
+        assert_eq!(expected.get(key).map(Vec::as_slice), Some(value), "a wrong record");
+        found.insert(key.to_vec(), value.to_vec());
+        true
+    });
+    let got: Result<Vec<Option<Value>>> = expected.keys().map(|key| catalog.get(key)).collect();
+    match (scanned, got) {
+        (Ok(()), Ok(got)) => {
+            assert!(found == *expected && got.iter().flatten().eq(expected.values()), "lost records");
+            Ok(())
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_any_block_of_the_index_is_told_with_its_block_or_harmless() {
+    let (bench, expected) = indexed(400);
+    let keep = [bench.index()].into_iter().chain(bench.journal()).collect::<Vec<_>>();
+    let good: Vec<Vec<u8>> = keep.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let (mut told, mut harmless) = (BTreeSet::new(), 0);
+    for block in 0..good[0].len() / 4096 {
+        for at in [1, 9, 70, 511, 1100, 2048, 4095] {
+            let at = block * 4096 + at;
+            // What was never written is not worth a try.
+            if good[0][block * 4096..][..4096].iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            bench.journal().iter().for_each(|path| std::fs::remove_file(path).unwrap());
+            keep.iter().zip(&good).for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+            flip(&bench.index(), at, 0x10);
+            if at < 512 {
+                flip(&bench.index(), 512 + at, 0x10);
+            }
+            match read(&bench, &expected) {
+                Ok(()) => harmless += 1,
+                Err(Error::Damaged(why)) => {
+                    assert!(why.contains("index.redb: block ") && why.contains("backup"), "byte {at}: {why}");
+                    told.insert(at);
+                }
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+    }
+    println!("{} told, {harmless} harmless", told.len());
+    // Both copies of the head, up to their sum; and most of the leaves, which have all but a few of the bytes.
+    assert!([1, 9, 70, 511].iter().all(|at| told.contains(at)), "{told:?}");
+    assert!(told.len() > 60, "{told:?}");
+}
+
+#[test]
+fn damage_that_was_met_is_told_by_all_that_follows_and_the_catalog_takes_no_harm() {
+    let (bench, expected) = indexed(8000);
+    let good = std::fs::read(bench.index()).unwrap();
+    // In the leaf that counts, and in those that later ones have replaced.
+    let places = good.windows(7).enumerate().filter(|(_, bytes)| *bytes == b"n004000").map(|(at, _)| at);
+    let harm = || places.clone().for_each(|at| flip(&bench.index(), at, 1));
+    let catalog = bench.open();
+    // More than redb's cache takes, and behind the records that are then read.
+    catalog.scan(b"m".to_vec()..b"n".to_vec(), &mut |_, _| true).unwrap();
+    harm();
+    let why = |result: Result<Option<Value>>| match result {
+        Err(Error::Damaged(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let first = why(catalog.get(b"n004000"));
+    assert!(first.contains("block"), "{first}");
+    let place = first.split(": block ").nth(1).unwrap().to_owned();
+    assert!(why(catalog.get(b"n000001")).contains(&place), "redb has given up, and says why");
+    let scanned = catalog.scan(vec![]..vec![0xff; 8], &mut |_, _| true).unwrap_err().to_string();
+    assert!(scanned.contains(&place), "{scanned}");
+    // What is journalled is kept, though the checkpoint fails.
+    catalog.apply(numbered(8001)).unwrap();
+    let error = catalog.close(&nothing).unwrap_err().to_string();
+    assert!(error.contains(&place), "{error}");
+    drop(catalog);
+    harm();
+    let catalog = bench.open();
+    assert_eq!(count(&catalog), 8001);
+    assert_eq!(all(&catalog).len(), expected.len() + 1);
 }
 
 #[test]
