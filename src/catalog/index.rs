@@ -67,7 +67,7 @@ impl Place {
             None => IMPOSSIBLE.to_owned(),
         };
         let why = self.damage.get_or_init(|| why);
-        Err(Error::Damaged(format!("{}: {why}; restore the catalog from a backup", what())))
+        Err(Error::Damaged(format!("{}: {why}; restore the store from a backup", what())))
     }
 }
 
@@ -149,9 +149,8 @@ impl Index {
             file.drop_cached();
         }
         let place = Arc::new(Place::new(path));
-        let damaged = |why: &str| {
-            Error::Damaged(format!("{}: {why}; restore the catalog from a backup", path.display()))
-        };
+        let damaged =
+            |why: &str| Error::Damaged(format!("{}: {why}; restore the store from a backup", path.display()));
         if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
             return Err(damaged("the index is empty"));
         }

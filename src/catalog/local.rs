@@ -123,7 +123,7 @@ impl LocalCatalog {
             if !files.is_empty() {
                 return Err(Error::Damaged(format!(
                     "{}: the index is missing, and the journal holds only what changed since its last \
-                     checkpoint; restore the catalog from a backup",
+                     checkpoint; restore the store from a backup",
                     path.display()
                 )));
             }
@@ -140,7 +140,7 @@ impl LocalCatalog {
         let (old, current): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.number < reach.file);
         if reach.file > 0 && current.first().is_none_or(|f| f.number != reach.file) {
             return Err(Error::Damaged(format!(
-                "{}: this file of the journal is missing; restore it or the catalog from a backup",
+                "{}: this file of the journal is missing; restore the store from a backup",
                 directory.path_of(reach.file).display()
             )));
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::nodes::Nodes;
+use super::report::remedy::{FREEZE, RESTORE, RID};
 use super::report::{Report, Severity};
 use super::tree::Missing;
 use super::{OnProgress, Options, Progress, scan};
@@ -22,8 +23,6 @@ use crate::pages::{FIRST_FRAME, LocalSegments, Segments, frame};
 /// References that are held in memory at a time, 48 bytes each.
 pub const TOGETHER: usize = 1 << 20;
 
-const COUNTED: &str = "repair sets it right";
-const REMOVED: &str = "repair removes it";
 const LOST: &str = "the page cannot be read; restore the file, or write it anew";
 
 /// What the catalog says of a segment, and what was found.
@@ -62,7 +61,7 @@ pub fn check(
         match decode::<SegmentRecord>(value, "segment record") {
             Ok(record) => found.entry(id).or_default().says = Some(record.live),
             Err(error) => {
-                report.warning("segments", name(id), format!("its record cannot be read ({error})"), COUNTED)
+                report.warning("segments", name(id), format!("its record cannot be read ({error})"), RID)
             }
         }
     })?;
@@ -89,9 +88,9 @@ pub fn check(
         let says = segment.says.unwrap_or(0);
         if says != segment.live {
             let what = format!("{} bytes of it are live, its record says {says}", segment.live);
-            report.warning("segments", name(*id), what, COUNTED);
+            report.warning("segments", name(*id), what, RID);
         } else if segment.says == Some(0) {
-            report.warning("segments", name(*id), "its record says that nothing in it lives", REMOVED);
+            report.warning("segments", name(*id), "its record says that nothing in it lives", RID);
         }
     }
     nodes.live = found.values().map(|segment| segment.live).sum();
@@ -112,7 +111,7 @@ fn check_patches(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Res
         let Some(node) = nodes.get(ino) else { return missing.tell(ino, "patches", report) };
         let mut wrong = |what: String, remedy| report.inode(Severity::Error, "patches", ino, what, remedy);
         if node.kind != Kind::File {
-            wrong(format!("it has patches and is a {:?}", node.kind), REMOVED);
+            wrong(format!("it has patches and is a {:?}", node.kind), RID);
         }
         let size = 1u64 << node.page_shift;
         let end = match decode::<Patch>(value, "patch") {
@@ -124,16 +123,16 @@ fn check_patches(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Res
                         "a patch of page {} cannot be read ({error}): the store cannot be mounted",
                         page.0
                     ),
-                    "repair removes it; what was written last is lost",
+                    RESTORE,
                 );
             }
         };
         if end > size {
-            wrong(format!("a patch of page {} reaches to byte {end} of {size}", page.0), REMOVED);
+            wrong(format!("a patch of page {} reaches to byte {end} of {size}", page.0), RID);
         }
         if u64::from(page.0) >= node.size_pages() {
             let what = format!("a patch of page {}, which lies behind its end", page.0);
-            report.inode(Severity::Warning, "patches", ino, what, REMOVED);
+            report.inode(Severity::Warning, "patches", ino, what, RID);
         }
         patched.insert((ino, page));
     })?;
@@ -169,10 +168,10 @@ fn count(
         node.found_stored += u64::from(record.extent.len);
         if node.kind != Kind::File {
             let what = format!("it has pages and is a {:?}", node.kind);
-            report.inode(Severity::Error, "pages", ino, what, "repair leaves it as it is");
+            report.inode(Severity::Error, "pages", ino, what, RID);
         } else if u64::from(page.0) >= node.size_pages() {
             let what = format!("page {} lies behind its end: it has {} bytes", page.0, node.size);
-            report.inode(Severity::Warning, "pages", ino, what, "repair extends the file to it");
+            report.inode(Severity::Warning, "pages", ino, what, RID);
         }
     })?;
     report.figures.pages = pages;
@@ -182,7 +181,7 @@ fn count(
             Ok(_) => found.entry(segment).or_default().refs += 1,
             Err(error) => {
                 let place = format!("{}, offset {offset}", name(segment));
-                report.warning("releases", place, format!("a release cannot be read ({error})"), REMOVED);
+                report.warning("releases", place, format!("a release cannot be read ({error})"), RID);
             }
         }
     })?;
@@ -206,7 +205,7 @@ fn stale_owners(
 
 fn stale_owner(id: SegmentId, offset: u32, report: &mut Report) {
     let what = "owners are counted of a frame that nothing refers to";
-    report.warning("owners", format!("{}, offset {offset}", name(id)), what, REMOVED);
+    report.warning("owners", format!("{}, offset {offset}", name(id)), what, RID);
 }
 
 /// What the checks of frames need.
@@ -333,18 +332,18 @@ impl Frames<'_> {
                         "owners",
                         place(),
                         format!("the frame has {found} owners, {says} are counted"),
-                        COUNTED,
+                        FREEZE,
                     );
                 }
                 Some(None) => {
-                    report.error("owners", place(), "the count of its owners cannot be read", COUNTED)
+                    report.error("owners", place(), "the count of its owners cannot be read", FREEZE)
                 }
                 None => {
                     let who: Vec<String> =
                         same.iter().take(4).map(|r| format!("{} page {}", r.ino, r.page.0)).collect();
                     let what =
                         format!("the frame has {found} owners ({}), and no count of them", who.join(", "));
-                    report.error("owners", place(), what, COUNTED);
+                    report.error("owners", place(), what, FREEZE);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::report::Report;
+use super::report::remedy::RESTORE;
 use crate::config::{self, Settings};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT_VERSION, FormatLine};
@@ -23,6 +24,9 @@ const KNOWN: [&str; 12] = [
     "backup",
     "reserve",
 ];
+
+/// What to do with a bad FORMAT, of format 2.
+const LINE: &str = "write the line `larder 2 ID` into it, ID being any 16 hexadecimal digits";
 
 /// The most of a small file that is read, bytes.
 const SMALL: usize = 1 << 20;
@@ -48,7 +52,7 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
             }
             // What a bit more or less makes of it must not pass.
             Some(line) if text != format!("{line}\n").as_bytes() => {
-                report.warning("format", place, "it is not as Larder writes it", "repair writes it anew");
+                report.warning("format", place, "it is not as Larder writes it", LINE);
             }
             Some(_) => {}
             None => {
@@ -56,12 +60,12 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
                     "format",
                     place,
                     format!("it does not read `larder {FORMAT_VERSION} ID`, and the store is refused"),
-                    "repair writes it anew",
+                    LINE,
                 );
             }
         }
     } else {
-        report.error("format", place, "missing", "repair writes it anew");
+        report.error("format", place, "missing", LINE);
     }
 
     let path = dir.join(config::FILE_NAME);
@@ -84,7 +88,7 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
     for part in ["journal", "segments"] {
         if !there(part) {
             let place = dir.join(part).display().to_string();
-            report.error(part, place, "missing", "restore it from a backup");
+            report.error(part, place, "missing", RESTORE);
         }
     }
     if there("journal") {

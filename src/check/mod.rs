@@ -29,6 +29,7 @@ use crate::format::{PageRecord, decode, keys};
 use crate::io::{Io, Lock, Overlay};
 use crate::pages::{LocalSegments, frame};
 
+use report::remedy;
 pub use report::{Figures, Finding, Report, Severity};
 
 /// Memory for the catalog, bytes.
@@ -102,14 +103,12 @@ fn lock(io: &dyn Io, dir: &Path) -> Result<Option<Lock>> {
     }
     let lock =
         io.lock(&dir.join("lock")).map_err(Error::io(format!("{}: taking its lock", dir.display())))?;
-    lock.map(Some).ok_or_else(|| {
-        Error::store(dir, "the store is mounted: unmount it first, or verify its content with larder scrub")
-    })
+    lock.map(Some).ok_or_else(|| Error::store(dir, "the store is mounted: unmount it first"))
 }
 
 /// The catalog and the segments as the next mount would find them; none when there is no catalog to be had.
 fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(LocalCatalog, LocalSegments)>> {
-    let remedy = "restore the catalog from a backup";
+    let remedy = remedy::RESTORE;
     let place = dir.join("index.redb").display().to_string();
     let no_catalog = |report: &mut Report, error| match error {
         Error::Damaged(what) => {

@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::report::remedy::{COPY, FREEZE, RID};
 use super::report::{Report, Severity};
 use crate::format::{Ino, InodeRecord, Kind, Links, ROOT};
 
@@ -161,7 +162,7 @@ impl Nodes {
                             "tree",
                             node.ino,
                             "the directory lies within itself, and cannot be reached",
-                            MOVED,
+                            COPY,
                         );
                         break;
                     }
@@ -184,49 +185,41 @@ impl Nodes {
     }
 }
 
-/// What repair does with what no name leads to.
-const MOVED: &str = "repair moves it to lost+found";
-/// What repair does with counts and marks.
-const COUNTED: &str = "repair sets it right";
-
 fn settle_links(node: &Node, report: &mut Report) {
     let mut error = |what: String, remedy| report.inode(Severity::Error, "links", node.ino, what, remedy);
     let found = node.found_names;
     if node.ino == ROOT {
         if found > 0 {
-            error(format!("{found} directory entries name the root"), "repair removes them");
+            error(format!("{found} directory entries name the root"), RID);
         }
     } else if node.nlink > 0 && found == 0 {
-        error("no directory entry names it: it cannot be reached".into(), MOVED);
+        error("no directory entry names it: it cannot be reached".into(), COPY);
         return;
     } else if node.is_dir() && found > 1 {
-        error(
-            format!("{found} directory entries name this directory, which can have one"),
-            "repair removes all but one",
-        );
+        error(format!("{found} directory entries name this directory, which can have one"), FREEZE);
         return;
     } else if node.nlink == 0 && found > 0 {
-        error(format!("{found} directory entries name it, and its record says that it is unlinked"), COUNTED);
+        error(format!("{found} directory entries name it, and its record says that it is unlinked"), FREEZE);
         return;
     }
     if node.found_nlink() != node.nlink {
         let what = format!("it has {} links, its record says {}", node.found_nlink(), node.nlink);
-        report.inode(Severity::Error, "links", node.ino, what, COUNTED);
+        report.inode(Severity::Error, "links", node.ino, what, FREEZE);
     }
     if node.found_places != node.places {
         let what = match (node.many, u64::from(node.found_links) == u64::from(found)) {
             (true, false) => format!("{} link records for {found} names", node.found_links),
             _ => "its record or its link records say another name than its directory".into(),
         };
-        report.inode(Severity::Error, "links", node.ino, what, COUNTED);
+        report.inode(Severity::Error, "links", node.ino, what, FREEZE);
     } else if !node.many && node.found_links > 0 {
         let what = format!("{} link records, and its record says that it has one name", node.found_links);
-        report.inode(Severity::Warning, "links", node.ino, what, COUNTED);
+        report.inode(Severity::Warning, "links", node.ino, what, RID);
     }
 }
 
 fn settle_counts(node: &Node, report: &mut Report) {
-    let mut wrong = |severity, class, what: String| report.inode(severity, class, node.ino, what, COUNTED);
+    let mut wrong = |severity, class, what: String| report.inode(severity, class, node.ino, what, RID);
     let mut count = |class, what: &str, says: u64, found: u64| {
         if says != found {
             wrong(Severity::Warning, class, format!("{found} {what}, its record says {says}"));

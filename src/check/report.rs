@@ -8,6 +8,18 @@ use crate::format::{Ino, InodeRecord, Links, ROOT, decode, keys};
 /// The most findings that are kept; the others are counted.
 const KEPT: usize = 10_000;
 
+/// What can be done today, where a finding has nothing better to say: there is no repair.
+pub mod remedy {
+    /// The store cannot be mounted.
+    pub const RESTORE: &str = "restore the store from a backup of its directory";
+    /// Something cannot be reached or read.
+    pub const COPY: &str = "restore what it held from a backup, and copy the tree into a new store";
+    /// Something wrong that would lose content when it is relied upon.
+    pub const FREEZE: &str = "copy the tree into a new store before anything is written or deleted here";
+    /// Something wrong that loses nothing.
+    pub const RID: &str = "no content is lost by it; a new store that the tree is copied into is rid of it";
+}
+
 /// The deepest path that is told.
 const DEPTH: usize = 64;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::nodes::{Node, Nodes, place_hash};
+use super::report::remedy::{COPY, FREEZE, RESTORE, RID};
 use super::report::{Report, Severity};
 use super::{OnProgress, Progress, scan};
 use crate::catalog::Engine;
@@ -33,16 +34,12 @@ const TAGS: [(u8, usize, usize); 13] = [
 /// How many records pass between two tellings of progress.
 const TELL: u64 = 4096;
 
-const REMOVED: &str = "repair removes it";
-const COUNTED: &str = "repair sets it right";
-const UNREADABLE: &str = "repair removes it, and moves what only it led to to lost+found";
-
 /// Whether a key is one of the format's; tells when it is not.
 fn is_key(key: &[u8], report: &mut Report) -> bool {
     let known = key.first().and_then(|tag| TAGS.iter().find(|(known, ..)| known == tag));
     let good = known.is_some_and(|(_, least, most)| (*least..=*most).contains(&key.len()));
     if !good {
-        report.error("catalog", format!("key {}", hex(key)), "it is none of this format", REMOVED);
+        report.error("catalog", format!("key {}", hex(key)), "it is none of this format", RID);
     }
     good
 }
@@ -71,25 +68,19 @@ pub fn load(engine: &dyn Engine, report: &mut Report, progress: OnProgress<'_>) 
                 check_record(ino, &rec, report);
                 nodes.push(Node::new(ino, &rec));
             }
-            Err(error) => report.inode(Severity::Error, "inode", ino, unreadable(error), UNREADABLE),
+            Err(error) => report.inode(Severity::Error, "inode", ino, unreadable(error), COPY),
         }
     })?;
     report.figures.inodes = nodes.iter().count() as u64;
     if nodes.get(ROOT).is_none_or(|root| !root.is_dir()) {
-        report.inode(
-            Severity::Error,
-            "inode",
-            ROOT,
-            "there is no root directory",
-            "restore the catalog from a backup",
-        );
+        report.inode(Severity::Error, "inode", ROOT, "there is no root directory", RESTORE);
     }
     Ok(nodes)
 }
 
 /// What a record says must be possible in itself.
 fn check_record(ino: Ino, rec: &InodeRecord, report: &mut Report) {
-    let mut wrong = |what: String| report.inode(Severity::Error, "inode", ino, what, COUNTED);
+    let mut wrong = |what: String| report.inode(Severity::Error, "inode", ino, what, COPY);
     let kind = rec.kind();
     let known = [
         libc::S_IFREG,
@@ -159,7 +150,7 @@ pub fn check(
     scan(engine, keys::XATTR, &mut |key, _| {
         let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
         if keys::xattr_name(key).contains(&0) {
-            report.inode(Severity::Error, "attributes", ino, "an attribute's name contains NUL", REMOVED);
+            report.inode(Severity::Error, "attributes", ino, "an attribute's name contains NUL", RID);
         }
         match nodes.get_mut(ino) {
             Some(node) => node.found_xattrs += 1,
@@ -170,13 +161,9 @@ pub fn check(
         let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
         match nodes.get_mut(ino) {
             Some(node) => node.found_orphan = true,
-            None => report.inode(
-                Severity::Warning,
-                "marks",
-                ino,
-                "marked to be reclaimed, and not there",
-                REMOVED,
-            ),
+            None => {
+                report.inode(Severity::Warning, "marks", ino, "marked to be reclaimed, and not there", RID)
+            }
         }
     })?;
     let mut marks = Vec::new();
@@ -192,7 +179,7 @@ pub fn check(
             Some(node) if when == Some(secs) => node.found_expiry = true,
             _ => {
                 let what = format!("a mark says that it expires at {secs}, and it does not");
-                report.inode(Severity::Warning, "marks", ino, what, REMOVED);
+                report.inode(Severity::Warning, "marks", ino, what, RID);
             }
         }
     }
@@ -229,10 +216,10 @@ fn check_entries(
         let mut wrong = |what: String, remedy| report.inode(Severity::Error, "names", dir, what, remedy);
         let bucket = match decode::<Bucket>(value, "directory entry") {
             Ok(bucket) => bucket,
-            Err(error) => return wrong(format!("an entry of it cannot be read ({error})"), UNREADABLE),
+            Err(error) => return wrong(format!("an entry of it cannot be read ({error})"), COPY),
         };
         if bucket.is_empty() {
-            wrong(format!("its bucket {hash:014x} is empty"), REMOVED);
+            wrong(format!("its bucket {hash:014x} is empty"), RID);
         }
         let mut slots = BTreeSet::new();
         let mut names = BTreeSet::new();
@@ -240,31 +227,28 @@ fn check_entries(
             entries += 1;
             let name = entry.name.escape_ascii();
             if !is_name(&entry.name) {
-                wrong(format!("the name {name:?} is impossible"), UNREADABLE);
+                wrong(format!("the name {name:?} is impossible"), COPY);
             }
             if name_hash(&entry.name) != hash {
-                wrong(
-                    format!("the entry {name:?} lies where it is not found: its hash is another"),
-                    UNREADABLE,
-                );
+                wrong(format!("the entry {name:?} lies where it is not found: its hash is another"), COPY);
             }
             if u32::from(entry.slot) >= 1 << SLOT_BITS || !slots.insert(entry.slot) {
                 wrong(
                     format!("the entry {name:?} has slot {}, which is taken or impossible", entry.slot),
-                    COUNTED,
+                    RID,
                 );
             }
             if !names.insert(&entry.name) {
-                wrong(format!("the name {name:?} is there twice"), UNREADABLE);
+                wrong(format!("the name {name:?} is there twice"), COPY);
             }
             let Some(target) = nodes.get_mut(entry.ino) else {
-                wrong(format!("the entry {name:?} names {}, which is not there", entry.ino), REMOVED);
+                wrong(format!("the entry {name:?} names {}, which is not there", entry.ino), COPY);
                 continue;
             };
             if target.kind != entry.kind {
                 wrong(
                     format!("the entry {name:?} says {:?}, and names a {:?}", entry.kind, target.kind),
-                    COUNTED,
+                    RID,
                 );
             }
             target.found_names += 1;
@@ -282,7 +266,7 @@ fn check_entries(
             }
             Some(node) => {
                 let what = format!("it has directory entries and is a {:?}", node.kind);
-                report.inode(Severity::Error, "names", dir, what, UNREADABLE);
+                report.inode(Severity::Error, "names", dir, what, COPY);
             }
             None => missing.tell(dir, "directory entries", report),
         }
@@ -302,7 +286,7 @@ impl Missing {
         if self.last != Some((ino, what)) {
             self.last = Some((ino, what));
             let what = format!("not there, and has {what}");
-            report.inode(Severity::Error, "inode", ino, what, "repair makes it anew in lost+found");
+            report.inode(Severity::Error, "inode", ino, what, COPY);
         }
     }
 }
@@ -313,16 +297,16 @@ pub fn counters(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Resu
     if let Some(value) = engine.get(&keys::gone())?
         && let Err(error) = decode::<Time>(&value, "time")
     {
-        report.error("counters", "the time of the last expiry", unreadable(error), REMOVED);
+        report.error("counters", "the time of the last expiry", unreadable(error), RID);
     }
     let Some(value) = engine.get(&keys::counters())? else {
-        report.error("counters", place, "missing: the store cannot be mounted", COUNTED);
+        report.error("counters", place, "missing: the store cannot be mounted", RESTORE);
         return Ok(());
     };
     let says = match decode::<CounterRecord>(&value, "counters") {
         Ok(says) => says,
         Err(error) => {
-            report.error("counters", place, unreadable(error), COUNTED);
+            report.error("counters", place, unreadable(error), RESTORE);
             return Ok(());
         }
     };
@@ -334,13 +318,13 @@ pub fn counters(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Resu
     ];
     for (what, says, found) in found {
         if says != found {
-            report.warning("counters", place, format!("{found} {what}, the record says {says}"), COUNTED);
+            report.warning("counters", place, format!("{found} {what}, the record says {says}"), RID);
         }
     }
     let last = nodes.iter().last().map_or(0, |node| node.ino.0);
     if says.last_ino < last {
         let what = format!("inode {last} is there, and numbers above {} count as free", says.last_ino);
-        report.error("counters", place, what, COUNTED);
+        report.error("counters", place, what, FREEZE);
     }
     Ok(())
 }

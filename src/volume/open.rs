@@ -115,7 +115,8 @@ impl Volume {
     /// Loads what is kept in memory, and finishes what the last session began.
     fn recover(&self) -> Result<()> {
         let dir = &self.settings.storage_path;
-        let missing = || Error::store(dir, "the catalog has no root directory: restore it from a backup");
+        let missing =
+            || Error::store(dir, "the catalog has no root directory: restore the store from a backup");
         self.engine.get(&keys::inode(ROOT))?.ok_or_else(missing)?;
         let counters = self.engine.get(&keys::counters())?.ok_or_else(missing)?;
         let gone = self.engine.get(&keys::gone())?;

@@ -22,6 +22,12 @@ fn check_cases(cases: &[Case]) {
         if !says(&report, *severity, class, text) {
             failed += &format!("{name}: nothing says {text:?} ({severity:?}, {class}):\n{}", listed(&report));
         }
+        // There are no such commands: a remedy is what can be done.
+        let unknown = ["repair", "scrub", "rebuild"];
+        if let Some(bad) = report.findings.iter().find(|f| unknown.iter().any(|word| f.remedy.contains(word)))
+        {
+            failed += &format!("{name}: a remedy that there is not: {bad}\n");
+        }
     }
     assert!(failed.is_empty(), "{failed}");
 }

@@ -43,7 +43,7 @@ pub(in crate::catalog) fn replay(
         if row.flushed >= row.next {
             return Err(Error::Damaged(format!(
                 "{path}: at offset {offset}, record {} of the journal cannot be read, though it was durable once and {} \
-                 sound records follow it; restore this file or the catalog from a backup",
+                 sound records follow it; restore the store from a backup",
                 row.next, row.beyond
             )));
         }
