@@ -362,6 +362,12 @@ impl Cache {
         self.state.lock().is_dirty(id)
     }
 
+    /// Whether a dirty page's content is all zeros, so that its write-back makes it a hole; `None` when the
+    /// page is not dirty.
+    pub fn dirty_is_zero(&self, id: PageId) -> Option<bool> {
+        self.state.lock().dirty_is_zero(id)
+    }
+
     /// How many flushes have failed so far.
     pub fn failures(&self) -> u64 {
         self.state.lock().failures

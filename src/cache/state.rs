@@ -395,6 +395,11 @@ impl State {
         self.files.get(&id.ino).is_some_and(|file| file.dirty.contains_key(&id.no))
     }
 
+    pub fn dirty_is_zero(&self, id: PageId) -> Option<bool> {
+        let page = self.files.get(&id.ino)?.dirty.get(&id.no)?;
+        Some(page.content.iter().all(|byte| *byte == 0))
+    }
+
     pub fn take_patches(&mut self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
         let Some(file) = self.files.get_mut(&ino) else { return Some(Vec::new()) };
         let mut bytes = 0;

@@ -471,7 +471,8 @@ impl Volume {
         Ok(end)
     }
 
-    /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`, by whole pages. Waits.
+    /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`, by whole pages. Pages of zeros that wait for write-back
+    /// are holes already, so that the answer stays the same when write-back makes them so. Waits.
     pub fn seek(&self, ino: Ino, offset: u64, hole: bool) -> Result<u64> {
         let (size, shift, dirty) = self.run(|volume| {
             let mut tree = volume.tree.lock();
@@ -482,7 +483,10 @@ impl Volume {
             return Err(Error::NoOffset);
         }
         let first = PageNo((offset >> shift) as u32);
-        let mut dirty = dirty.into_iter().skip_while(|no| *no < first).peekable();
+        // All before the scan: a page that is no longer dirty is as the scan will find it.
+        let state = |no| Some((no, self.cache.dirty_is_zero(PageId { ino, no })?));
+        let dirty: Vec<_> = dirty.into_iter().filter(|no| *no >= first).filter_map(state).collect();
+        let mut dirty = dirty.into_iter().peekable();
         let mut found = None;
         let mut expected = first;
         let mut check = |no: PageNo| {
@@ -501,17 +505,15 @@ impl Volume {
         let range = keys::page(ino, first)..keys::under(&keys::of_inode(keys::PAGE, ino)).end;
         self.engine.scan(range, &mut |key, _| {
             let Some((_, no)) = keys::page_of(key) else { return true };
-            while going && dirty.peek().is_some_and(|next| *next < no) {
-                going = dirty.next().is_none_or(&mut check);
+            while going && let Some((next, zero)) = dirty.next_if(|(next, _)| *next < no) {
+                going = zero || check(next);
             }
-            while dirty.peek() == Some(&no) {
-                dirty.next();
-            }
-            going = going && check(no);
+            let masked = dirty.next_if(|(next, _)| *next == no).is_some_and(|(_, zero)| zero);
+            going = going && (masked || check(no));
             going
         })?;
-        while going && let Some(no) = dirty.next() {
-            going = check(no);
+        for (no, zero) in dirty {
+            going = going && (zero || check(no));
         }
         let page = match (found, hole) {
             (Some(no), _) => no,

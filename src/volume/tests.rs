@@ -103,6 +103,40 @@ fn a_hole_of_more_pages_than_fit_one_batch_leaves_all_around_it() {
 }
 
 #[test]
+fn pages_of_zeros_are_holes_before_their_write_back_as_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "file");
+    let ends = |volume: &Volume| {
+        let seek = |at, hole| volume.seek(ino, at, hole).unwrap_or(u64::MAX);
+        (0..8).map(|no| (seek(no * PAGE + 9, false), seek(no * PAGE + 9, true))).collect::<Vec<_>>()
+    };
+    let zeros = vec![0; PAGE as usize];
+    for no in [1, 2, 4, 6] {
+        write(&volume, ino, no * PAGE, &noise(no, PAGE as usize));
+    }
+    write(&volume, ino, 7 * PAGE, &zeros[..5000]);
+    volume.sync().unwrap();
+    // Over what is stored, over a hole, and beside both.
+    for no in [2, 3, 4] {
+        write(&volume, ino, no * PAGE, &zeros);
+    }
+    write(&volume, ino, 5 * PAGE + 100, b"some");
+    let before = ends(&volume);
+    assert_eq!(before[1], (PAGE + 9, 2 * PAGE));
+    assert_eq!([before[2], before[3], before[4]].map(|(data, _)| data), [5 * PAGE; 3]);
+    assert_eq!([before[2], before[3], before[4]].map(|(_, hole)| hole), [2, 3, 4].map(|no| no * PAGE + 9));
+    assert_eq!(before[5], (5 * PAGE + 9, 7 * PAGE));
+    assert_eq!(before[7], (u64::MAX, 7 * PAGE + 9));
+    volume.sync().unwrap();
+    assert_eq!(ends(&volume), before);
+    volume.close().unwrap();
+    let volume = real(dir.path());
+    assert_eq!(ends(&volume), before);
+    volume.close().unwrap();
+}
+
+#[test]
 fn compaction_gives_back_what_holes_cannot_and_keeps_what_lives() {
     let dir = tempfile::tempdir().unwrap();
     let volume = real(dir.path());
