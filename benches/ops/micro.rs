@@ -99,12 +99,12 @@ impl Bench<'_> {
         // for it, the others may find it cached.
         self.time("readdir", FILES * PASSES, |thread| {
             let home = self.home(thread);
-            File::create(home.join("new"))?;
+            fs::write(home.join("new"), [])?;
             Ok(move || repeat(PASSES, || fs::read_dir(&home).map(|entries| black_box(entries.count()))))
         })?;
         self.time("ls-l", FILES * PASSES, |thread| {
             let home = self.home(thread);
-            File::create(home.join("newer"))?;
+            fs::write(home.join("newer"), [])?;
             Ok(move || {
                 repeat(PASSES, || {
                     for entry in fs::read_dir(&home)? {
