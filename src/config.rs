@@ -109,6 +109,35 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The settings as a `larder.toml` that says the same, defaults included.
+    pub fn to_toml(&self) -> String {
+        let size = |bytes: u64| {
+            let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+            let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
+            unit.map_or(bytes.to_string(), |(unit, name)| format!("{}{name}", bytes / unit))
+        };
+        let duration = |time: Duration| match time.subsec_millis() {
+            0 => format!("{}s", time.as_secs()),
+            _ => format!("{}ms", time.as_millis()),
+        };
+        let mut table = toml::Table::new();
+        for name in NAMES {
+            let value = match name {
+                "storage-path" => self.storage_path.display().to_string(),
+                "storage-size-limit" => self.storage_size_limit.map_or("none".to_owned(), size),
+                "storage-compression" => self.storage_compression.to_string(),
+                "cache-size-limit" => size(self.cache_size_limit),
+                "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
+                "commit-interval" => duration(self.commit_interval),
+                "cache-ttl" => "never".to_owned(),
+                // Whose feature is not there yet.
+                _ => "none".to_owned(),
+            };
+            table.insert(name.to_owned(), value.into());
+        }
+        table.to_string()
+    }
+
     fn apply_file(&mut self, file: &Path, text: &str) -> Result<()> {
         let table: toml::Table =
             text.parse().map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;

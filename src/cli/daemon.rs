@@ -13,13 +13,13 @@ use larder::control::{Client, Control, Request};
 use larder::error::{Error, Result};
 use larder::io::RealDisk;
 use larder::mount::counters::Counters;
+use larder::mount::figures::Mounted;
 use larder::mount::options::Options;
 use larder::mount::session::{Place, Session};
 use larder::mount::table;
 use larder::volume::Volume;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
-use serde_json::json;
 
 use super::log_file::LogFile;
 
@@ -117,10 +117,10 @@ fn serve(
     start_log(background.then_some(store), log_level)?;
     let session = Session::mount(volume, store, point, options)?;
     let control = {
-        let (volume, counters, place) = (Arc::clone(volume), session.counters(), session.place());
-        Control::serve(store, move |request, client| handle(request, client, &volume, &counters, &place))?
+        let (volume, mounted, place) = (Arc::clone(volume), session.mounted(), session.place());
+        Control::serve(store, move |request, client| handle(request, client, &volume, &mounted, &place))?
     };
-    let watcher = (Arc::clone(volume), session.counters(), session.place());
+    let watcher = (Arc::clone(volume), session.mounted().counters, session.place());
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || watch(&signals, &watcher.0, &watcher.1, &watcher.2))
@@ -136,23 +136,11 @@ fn handle(
     request: Request,
     client: &Client,
     volume: &Volume,
-    counters: &Counters,
+    mounted: &Mounted,
     place: &Place,
 ) -> Result<serde_json::Value> {
     match request {
-        Request::Status => {
-            let mut figures = serde_json::to_value(volume.stats()?)
-                .map_err(|error| Error::io("writing the figures")(error.into()))?;
-            if let Some(object) = figures.as_object_mut() {
-                object.insert("mountpoint".to_owned(), json!(place.point().display().to_string()));
-                object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-                object.insert("pid".to_owned(), json!(std::process::id()));
-                let requests: serde_json::Map<_, _> =
-                    counters.list().map(|(name, count)| (name.to_owned(), json!(count))).collect();
-                object.insert("requests".to_owned(), requests.into());
-            }
-            Ok(figures)
-        }
+        Request::Status => mounted.figures(volume),
         Request::Keys { .. } => Ok(larder::store::remote::answer(volume, client)),
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
         Request::Umount => {

@@ -22,8 +22,10 @@ use fuser::{
 };
 
 use super::convert::{self, GENERATION, attr_ttl, attributes};
-use super::counters::{Counters, Request};
+use super::counters::Request;
 use super::errno;
+use super::figures::Mounted;
+use super::own::Own;
 use super::workers::Workers;
 use crate::error::{Error, Result};
 use crate::format::Ino;
@@ -33,7 +35,8 @@ use crate::volume::{DirEntry, Pause, Step, Volume};
 pub(super) struct Adapter {
     pub(super) volume: Arc<Volume>,
     workers: Workers,
-    pub(super) counters: Arc<Counters>,
+    pub(super) mounted: Mounted,
+    pub(super) own: Arc<Own>,
     pub(super) kernel: Kernel,
 }
 
@@ -111,8 +114,9 @@ fn finish<T, R: Reply>(request: Request, outcome: Result<T>, reply: R, done: imp
 }
 
 impl Adapter {
-    pub(super) fn new(volume: Arc<Volume>, counters: Arc<Counters>) -> std::io::Result<Adapter> {
-        Ok(Adapter { volume, workers: Workers::start()?, counters, kernel: Kernel::default() })
+    pub(super) fn new(volume: Arc<Volume>, mounted: Mounted) -> std::io::Result<Adapter> {
+        let (workers, own) = (Workers::start()?, Arc::new(Own::new(volume.now())));
+        Ok(Adapter { volume, workers, mounted, own, kernel: Kernel::default() })
     }
 
     /// Asks the volume and answers, here when nothing must be waited for, else from a worker.
@@ -126,7 +130,7 @@ impl Adapter {
         done: impl FnOnce(R, T) + Send + 'static,
         operation: impl Fn(&Volume, [&[u8]; N]) -> Step<T> + Send + 'static,
     ) {
-        self.counters.count(request);
+        self.count(request);
         match guarded(|| operation(&self.volume, data)) {
             Ok(value) => done(reply, value),
             Err(Pause::Fail(error)) => reply.fail(errno::report(request.name(), &error)),
@@ -153,10 +157,15 @@ impl Adapter {
         }));
     }
 
+    /// Counts a request.
+    pub(super) fn count(&self, request: Request) {
+        self.mounted.counters.count(request);
+    }
+
     /// Lists a directory. What was put into the reply stays there: when the volume has to wait after
     /// some entries, these are the answer.
     pub(super) fn list<R: Listing>(&self, request: Request, dir: Ino, after: u64, mut reply: R) {
-        self.counters.count(request);
+        self.count(request);
         let mut place = after;
         match guarded(|| fill(&self.volume, dir, &mut place, &mut reply)) {
             Err(Pause::Fail(error)) if place == after => {

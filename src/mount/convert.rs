@@ -83,7 +83,7 @@ pub(super) fn no_attributes(ino: Ino, kind: Kind) -> FileAttr {
     }
 }
 
-fn system_time(time: Time) -> SystemTime {
+pub(super) fn system_time(time: Time) -> SystemTime {
     let distance = Duration::from_nanos(time.0.unsigned_abs());
     if time.0 >= 0 { UNIX_EPOCH + distance } else { UNIX_EPOCH - distance }
 }

@@ -18,6 +18,7 @@ use super::adapter::{Adapter, guarded};
 use super::convert::{self, FOREVER, GENERATION, attr_ttl, attributes, ttl};
 use super::counters::Request;
 use super::errno;
+use super::own;
 use crate::error::Error;
 use crate::format::{Ino, Kind};
 use crate::volume::{Caller, Entry, Pause, SetAttr, Volume};
@@ -81,6 +82,15 @@ fn send_done(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
+/// Answers requests that would change what is in `.larder/`, or it: nobody may.
+macro_rules! refuse_own {
+    ($reply:ident, $($own:expr),+) => {
+        if $($own)||+ {
+            return $reply.error(Errno::EPERM);
+        }
+    };
+}
+
 /// getxattr(2) and listxattr(2): a caller that offers no room asks for the length.
 fn send_value(room: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
     move |reply, value| match u32::try_from(value.len()) {
@@ -104,6 +114,9 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if own::is(dir) || own::is_name(dir, name) {
+            return self.lookup_own(dir, name, reply);
+        }
         // A name that is not there is remembered by the kernel, as inode 0: whatever is created later
         // comes through the kernel, or is told to it.
         let done = |reply: ReplyEntry, found: Option<Entry>| match found {
@@ -120,7 +133,10 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &fuser::Request, forgotten: INodeNo, count: u64) {
-        self.counters.count(Request::Forget);
+        self.count(Request::Forget);
+        if own::is(forgotten) {
+            return self.own.forget(forgotten, count);
+        }
         let forget = || {
             self.volume.forget(ino(forgotten), count);
             Ok(())
@@ -131,6 +147,12 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &fuser::Request, of: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        if own::is(of) {
+            return match self.own.attr(of) {
+                Ok(attr) => reply.attr(&FOREVER, &attr),
+                Err(errno) => reply.error(errno),
+            };
+        }
         self.answer(Request::GetAttr, [], reply, send_attr, move |volume, []| volume.getattr(ino(of)));
     }
 
@@ -152,6 +174,7 @@ impl Filesystem for Adapter {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         let change = SetAttr {
             mode: mode.map(|mode| mode & 0o7777),
@@ -182,6 +205,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
         self.answer(Request::MkNod, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
             volume.mknod(&caller, ino(dir), name, mode, rdev)
@@ -197,6 +221,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
         self.answer(Request::MkDir, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
             volume.mkdir(&caller, ino(dir), name, mode & 0o7777)
@@ -211,6 +236,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), target.as_os_str().as_bytes()];
         self.answer(Request::Symlink, data, reply, send_entry, move |volume, [name, target]| {
@@ -219,18 +245,21 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, _: &fuser::Request, of: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        refuse_own!(reply, own::is(of), own::is(dir), own::is_name(dir, name));
         self.answer(Request::Link, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
             volume.link(ino(of), ino(dir), name)
         });
     }
 
     fn unlink(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        refuse_own!(reply, own::is(dir));
         self.answer(Request::Unlink, [name.as_bytes()], reply, send_done, move |volume, [name]| {
             volume.unlink(ino(dir), name)
         });
     }
 
     fn rmdir(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         self.answer(Request::RmDir, [name.as_bytes()], reply, send_done, move |volume, [name]| {
             volume.rmdir(ino(dir), name)
         });
@@ -246,6 +275,13 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        refuse_own!(
+            reply,
+            own::is(dir),
+            own::is(new_dir),
+            own::is_name(dir, name),
+            own::is_name(new_dir, new_name)
+        );
         let Some(how) = convert::rename(flags) else { return reply.error(Errno::EINVAL) };
         let data = [name.as_bytes(), new_name.as_bytes()];
         self.answer(Request::Rename, data, reply, send_done, move |volume, [name, new_name]| {
@@ -263,6 +299,7 @@ impl Filesystem for Adapter {
         _: i32,
         reply: ReplyCreate,
     ) {
+        refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
         let mode = libc::S_IFREG | mode & 0o7777;
         let done = |reply: ReplyCreate, entry: Entry| {
@@ -276,17 +313,17 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _: &fuser::Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Request::Open);
+        self.count(Request::Open);
         reply.error(Errno::ENOSYS);
     }
 
     fn opendir(&self, _: &fuser::Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Request::OpenDir);
+        self.count(Request::OpenDir);
         reply.error(Errno::ENOSYS);
     }
 
     fn flush(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.counters.count(Request::Flush);
+        self.count(Request::Flush);
         reply.error(Errno::ENOSYS);
     }
 
@@ -305,7 +342,10 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counters.count(Request::Read);
+        self.count(Request::Read);
+        if own::is(of) {
+            return self.read_own(of, offset, size, reply);
+        }
         CONTENT.with_borrow_mut(|content| {
             content.clear();
             match guarded(|| self.volume.read(ino(of), offset, size, content)) {
@@ -331,6 +371,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        refuse_own!(reply, own::is(of));
         let clear_suid = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // A WRITE has at most MAX_IO bytes.
         let written = data.len() as u32;
@@ -348,16 +389,25 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _: &fuser::Request, of: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.counters.count(Request::FSync);
+        self.count(Request::FSync);
+        if own::is(of) {
+            return reply.ok();
+        }
         self.wait(Request::FSync, reply, send_done, move |volume| volume.fsync(ino(of), data_only));
     }
 
     fn fsyncdir(&self, _: &fuser::Request, of: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.counters.count(Request::FSyncDir);
+        self.count(Request::FSyncDir);
+        if own::is(of) {
+            return reply.ok();
+        }
         self.wait(Request::FSyncDir, reply, send_done, move |volume| volume.fsync(ino(of), data_only));
     }
 
     fn readdir(&self, _: &fuser::Request, of: INodeNo, _: FileHandle, after: u64, reply: ReplyDirectory) {
+        if own::is(of) {
+            return self.list_own(Request::ReadDir, after, reply);
+        }
         self.list(Request::ReadDir, ino(of), after, reply);
     }
 
@@ -369,6 +419,9 @@ impl Filesystem for Adapter {
         after: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        if own::is(of) {
+            return self.list_own(Request::ReadDirPlus, after, reply);
+        }
         self.list(Request::ReadDirPlus, ino(of), after, reply);
     }
 
@@ -392,6 +445,7 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
+        refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), value];
         self.answer(Request::SetXAttr, data, reply, send_done, move |volume, [name, value]| {
@@ -400,6 +454,10 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &fuser::Request, of: INodeNo, name: &OsStr, room: u32, reply: ReplyXattr) {
+        if own::is(of) {
+            self.count(Request::GetXAttr);
+            return reply.error(Errno::NO_XATTR);
+        }
         let done = send_value(room);
         self.answer(Request::GetXAttr, [name.as_bytes()], reply, done, move |volume, [name]| {
             volume.getxattr(ino(of), name)
@@ -407,11 +465,16 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _: &fuser::Request, of: INodeNo, room: u32, reply: ReplyXattr) {
+        if own::is(of) {
+            self.count(Request::ListXAttr);
+            return send_value(room)(reply, Vec::new());
+        }
         let done = send_value(room);
         self.answer(Request::ListXAttr, [], reply, done, move |volume, []| volume.listxattr(ino(of)));
     }
 
     fn removexattr(&self, request: &fuser::Request, of: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         self.answer(Request::RemoveXAttr, [name.as_bytes()], reply, send_done, move |volume, [name]| {
             volume.removexattr(&caller, ino(of), name)
@@ -428,7 +491,8 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.counters.count(Request::FAllocate);
+        self.count(Request::FAllocate);
+        refuse_own!(reply, own::is(of));
         let suid = self.suid_falls(request);
         self.wait(Request::FAllocate, reply, send_done, move |volume| {
             suid(volume, ino(of))?;
@@ -445,13 +509,16 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.counters.count(Request::LSeek);
+        self.count(Request::LSeek);
         let hole = match whence {
             libc::SEEK_HOLE => true,
             libc::SEEK_DATA => false,
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        if own::is(of) {
+            return self.seek_own(of, offset, hole, reply);
+        }
         let done = |reply: ReplyLseek, found: u64| reply.offset(found.cast_signed());
         self.wait(Request::LSeek, reply, done, move |volume| volume.seek(ino(of), offset, hole));
     }
@@ -469,7 +536,12 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.counters.count(Request::CopyFileRange);
+        self.count(Request::CopyFileRange);
+        refuse_own!(reply, own::is(to));
+        if own::is(from) {
+            // Who copies reads and writes then.
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         // The answer has 32 bits; a caller that asked for more asks again for the rest.
         let len = len.min(u64::from(!(MAX_IO - 1)));
         let done = |reply: ReplyWrite, copied: u64| reply.written(u32::try_from(copied).unwrap_or(u32::MAX));

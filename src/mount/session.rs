@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::adapter::Adapter;
-use super::counters::Counters;
+use super::figures::Mounted;
 use super::options::Options;
 use super::table;
 use crate::error::{Error, Result};
@@ -159,15 +159,15 @@ impl Place {
 pub struct Session {
     inner: fuser::Session<Adapter>,
     place: Place,
-    counters: Arc<Counters>,
+    mounted: Mounted,
 }
 
 impl Session {
     /// Mounts. From its return on the kernel's requests queue up; [`Session::run`] answers them.
     /// `point` comes from [`check`].
     pub fn mount(volume: &Arc<Volume>, store: &Path, point: &Path, options: &Options) -> Result<Session> {
-        let counters = Arc::new(Counters::default());
-        let adapter = Adapter::new(Arc::clone(volume), Arc::clone(&counters))
+        let mounted = Mounted { counters: Arc::default(), point: point.to_owned() };
+        let adapter = Adapter::new(Arc::clone(volume), mounted.clone())
             .map_err(Error::io("starting the worker threads"))?;
         let kernel = adapter.kernel.clone();
         let root = nix::unistd::geteuid().is_root();
@@ -190,12 +190,12 @@ impl Session {
         set_readahead(&place);
         kernel.mounted(inner.notifier());
         forward_events(volume, inner.notifier())?;
-        Ok(Session { inner, place, counters })
+        Ok(Session { inner, place, mounted })
     }
 
-    /// How often each kind of request came.
-    pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+    /// What the mount knows beside its volume.
+    pub fn mounted(&self) -> Mounted {
+        self.mounted.clone()
     }
 
     /// Where it is mounted.

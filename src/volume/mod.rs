@@ -318,6 +318,16 @@ impl Volume {
         Ok(StatFs { total, free, files: counters.inodes, files_free: u64::from(u32::MAX) })
     }
 
+    /// The time by the volume's clock.
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// What the volume was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Figures for `status`.
     pub fn stats(&self) -> Result<Stats> {
         let (counters, metadata) = {
