@@ -24,6 +24,33 @@ fn help_and_version_answer_with_success_and_help_has_examples() {
 }
 
 #[test]
+fn completions_and_manual_pages_tell_of_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    assert!(larder(&["man", pages.to_str().unwrap()]).status.success());
+    let bash = String::from_utf8(larder(&["completions", "bash"]).stdout).unwrap();
+    let help = String::from_utf8(larder(&["--help"]).stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() > 15, "{help}");
+    for command in commands {
+        let page = std::fs::read_to_string(pages.join(format!("larder-{command}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{command}: {page}");
+        assert!(bash.contains(command), "{command}");
+    }
+    assert!(pages.join("larder.1").exists());
+    for shell in ["zsh", "fish"] {
+        assert!(String::from_utf8(larder(&["completions", shell]).stdout).unwrap().contains("decompress"));
+    }
+    assert_eq!(larder(&["completions", "cmd.exe"]).status.code(), Some(2));
+    assert_eq!(larder(&["man", "/dev/null/x"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_wrong_command_line_exits_with_2() {
     for wrong in
         [&[][..], &["frobnicate"], &["mount"], &["mount", "a"], &["umount"], &["status", "--nonsense"]]

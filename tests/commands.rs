@@ -344,3 +344,49 @@ fn a_key_set_by_command_is_a_file_and_a_file_is_a_key() {
     let names: Vec<_> = std::fs::read_dir(mounted.at("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["c"], "nothing is left over");
 }
+
+#[test]
+fn settings_are_shown_and_changed_and_what_a_mount_would_refuse_is_refused() {
+    with_a_store(|shell| {
+        let file = shell.store.join("larder.toml");
+        shell.ends(0, &["set", "key", "--create"], b"value");
+        let all = shell.text(&["config"]);
+        assert!(all.contains("commit-interval = \"5s\"\n"), "{all}");
+        // From the environment, which the mount had as well.
+        assert_eq!(shell.text(&["config", "cache-size-limit"]), "16MiB\n");
+        std::fs::write(&file, "# mine\ncommit-interval = \"9s\" # often\n").unwrap();
+        shell.ends(0, &["config", "storage-compression", "zstd:3"], b"");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("# mine\ncommit-interval = \"9s\" # often\n"), "{text}");
+        assert!(text.contains("storage-compression = \"zstd:3\"\n"), "{text}");
+        for wrong in [
+            &["config", "commit-interval", "soon"][..],
+            &["config", "cache-size-limit", "1MiB"],
+            &["config", "no-such-setting"],
+            &["config", "no-such-setting", "1"],
+            &["config", "storage-path", "/elsewhere"],
+        ] {
+            shell.ends(2, wrong, b"");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        shell.ends(0, &["config", "commit-interval", "--unset"], b"");
+        shell.ends(1, &["config", "commit-interval", "--unset"], b"");
+        assert_eq!(shell.text(&["config", "commit-interval"]), "5s\n");
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("none"), dir: dir.path().to_owned() };
+    shell.ends(2, &["config"], b"");
+    assert!(!shell.store.exists());
+}
+
+#[test]
+fn what_is_written_by_config_applies_to_the_next_mount_and_shows_on_it() {
+    let Some(mut mounted) = Mounted::with(&[]) else { return };
+    let shell = Shell { store: mounted.point(), dir: mounted.beside("cwd") };
+    let output = shell.run(&["config", "cache-size-limit", "48MiB"], b"");
+    assert!(output.status.success() && stderr(&output).contains("next"), "{}", stderr(&output));
+    assert_eq!(shell.text(&["config", "cache-size-limit"]), "256MiB\n");
+    mounted.remount();
+    assert_eq!(shell.text(&["config", "cache-size-limit"]), "48MiB\n");
+    assert_eq!(mounted.status()["cache_limit"], 48 << 20);
+}

@@ -6,7 +6,9 @@ mod at;
 mod check;
 mod cleanup;
 mod clear;
+mod completions;
 mod compress;
+mod config;
 mod daemon;
 mod du;
 mod exists;
@@ -76,6 +78,9 @@ enum Command {
     Clear(clear::Clear),
     Compress(compress::Compress),
     Decompress(compress::Decompress),
+    Config(config::Config),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 /// Parses the command line and runs the command.
@@ -101,6 +106,9 @@ pub fn main() -> ExitCode {
         Command::Clear(command) => return at::ended(command.run()),
         Command::Compress(command) => return at::ended(command.run()),
         Command::Decompress(command) => return at::ended(command.run()),
+        Command::Config(command) => return at::ended(command.run()),
+        Command::Completions(command) => return at::ended(command.run()),
+        Command::Man(command) => return at::ended(command.run()),
     };
     match outcome {
         Ok(code) => code,

@@ -1,0 +1,105 @@
+//! `larder config`
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use larder::config::{FILE_NAME, NAMES, Settings};
+use larder::error::{Error, Result};
+use larder::mount::table;
+use toml_edit::DocumentMut;
+
+use super::at::{At, EXIT, NO, YES, to_output};
+
+/// Show the settings of a store, or change one
+///
+/// Without a name all settings that apply are shown, defaults included: those of the mount where the store is
+/// mounted, else those that a mount would have now. With a name and a value the setting is written to
+/// STORE/larder.toml, for the next mount.
+#[derive(clap::Args)]
+#[command(after_help = EXIT)]
+pub struct Config {
+    #[command(flatten)]
+    at: At,
+    /// The setting, as cache-size-limit
+    name: Option<String>,
+    /// What to set it to
+    value: Option<String>,
+    /// Take the setting out of larder.toml, so that the default applies
+    #[arg(long, requires = "name", conflicts_with = "value")]
+    unset: bool,
+}
+
+impl Config {
+    pub fn run(self) -> Result<u8> {
+        let path = self.at.path()?;
+        let (store, point) = table::find(&path)?;
+        if !store.join("FORMAT").exists() {
+            return Err(Error::store(&path, "neither a store nor a mount point"));
+        }
+        let Some(name) = self.name else {
+            let text = effective(&store, point.as_deref())?;
+            return to_output(|out| out.write_all(text.as_bytes())).map(|()| YES);
+        };
+        if !NAMES.contains(&name.as_str()) {
+            let names = NAMES.join(", ");
+            return Err(Error::Config(format!("{name}: no such setting; there are {names}")));
+        }
+        if self.value.is_none() && !self.unset {
+            let table: toml::Table = effective(&store, point.as_deref())?
+                .parse()
+                .map_err(|error| Error::Config(format!("the settings of the mount: {error}")))?;
+            let value = table.get(&name).and_then(toml::Value::as_str).unwrap_or_default();
+            return to_output(|out| writeln!(out, "{value}")).map(|()| YES);
+        }
+        let text = read(&store)?.unwrap_or_default();
+        let file = store.join(FILE_NAME);
+        let mut document: DocumentMut =
+            text.parse().map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
+        match self.value {
+            Some(value) => _ = document.insert(&name, toml_edit::value(value)),
+            None if document.remove(&name).is_none() => return Ok(NO),
+            None => {}
+        }
+        let text = document.to_string();
+        // What would keep the store from being mounted is refused now.
+        Settings::load(&store, Some(&text), [], [])?;
+        replace(&file, &text).map_err(Error::io(format!("writing {}", file.display())))?;
+        if point.is_some() {
+            eprintln!("{name}: written for the next mount; this one goes on as it is");
+        }
+        Ok(YES)
+    }
+}
+
+/// The settings that apply, as a `larder.toml`.
+fn effective(store: &Path, point: Option<&Path>) -> Result<String> {
+    if let Some(point) = point {
+        let file = point.join(".larder/config");
+        return std::fs::read_to_string(&file).map_err(Error::io(format!("reading {}", file.display())));
+    }
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        // It names the store, as any of the paths that lead to it.
+        .filter(|(name, _)| name != "LARDER_STORAGE_PATH");
+    Ok(Settings::load(store, read(store)?.as_deref(), environment, [])?.to_toml())
+}
+
+fn read(store: &Path) -> Result<Option<String>> {
+    let file = store.join(FILE_NAME);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("reading {}", file.display()))(error)),
+    }
+}
+
+/// Replaces a file; whoever reads it, and whatever happens, finds the old or the new.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let new = file.with_extension("toml.new");
+    let mut written =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    written.write_all(text.as_bytes())?;
+    written.sync_all()?;
+    std::fs::rename(&new, file)
+}
