@@ -33,6 +33,8 @@
 //! it inherits from its directory. Hard links of the old file keep the old value. Symbolic links are not followed:
 //! nothing is found behind them, and setting a key that is one replaces it.
 
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod batch;
 mod compress;
 mod door;
@@ -53,6 +55,8 @@ use serde::Serialize;
 
 pub use crate::format::Codec;
 pub use crate::volume::{Chores, Cleaned};
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncStore;
 pub use batch::Batch;
 pub use compress::{compress, compress_stream, decompress, decompress_stream};
 pub use key::Key;
