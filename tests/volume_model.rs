@@ -29,9 +29,15 @@ fn sequence(ops: &[Op], system: &mut dyn System) -> Result<Fs, proptest::test_ru
     Ok(fs)
 }
 
-/// A sequence on a store, then again as it is found after it was closed.
-fn on_store(ops: &[Op], disk: Disk, cache: u64) -> Check {
+/// The sizes that pages may have: the smallest, the default, the largest.
+fn page_size() -> impl Strategy<Value = u64> {
+    prop_oneof![1 => Just(4 << 10), 2 => Just(128 << 10), 1 => Just(1 << 20)]
+}
+
+/// A sequence on a store with such pages, then again as it is found after it was closed.
+fn on_store(ops: &[Op], page_size: u64, disk: Disk, cache: u64) -> Check {
     let mut store = Store::new(disk, cache);
+    store.set_page_size(page_size);
     let mut fs = sequence(ops, &mut store)?;
     system::release_all(&mut fs, &mut store);
     store.reclaimed(&fs)?;
@@ -50,17 +56,21 @@ fn the_model_does_what_linux_does_in_a_plain_directory() {
 
 #[test]
 fn a_volume_does_what_the_model_does() {
-    cases(48, vec(op(true), 1..80), |ops| on_store(&ops, Disk::real(), 256 << 20));
+    cases(48, (page_size(), vec(op(true), 1..80)), |(page_size, ops)| {
+        on_store(&ops, page_size, Disk::real(), 256 << 20)
+    });
 }
 
 #[test]
 fn a_volume_with_the_least_memory_does_what_the_model_does() {
-    cases(32, vec(op(true), 1..120), |ops| on_store(&ops, Disk::real(), LEAST_CACHE));
+    cases(32, (page_size(), vec(op(true), 1..120)), |(page_size, ops)| {
+        on_store(&ops, page_size, Disk::real(), LEAST_CACHE)
+    });
 }
 
 #[test]
 fn a_volume_on_a_disk_in_memory_does_what_the_model_does() {
-    cases(64, (any::<u64>(), vec(op(true), 1..80)), |(seed, ops)| {
-        on_store(&ops, Disk::Faulty(FaultyDisk::new(seed)), LEAST_CACHE)
+    cases(64, (any::<u64>(), page_size(), vec(op(true), 1..80)), |(seed, page_size, ops)| {
+        on_store(&ops, page_size, Disk::Faulty(FaultyDisk::new(seed)), LEAST_CACHE)
     });
 }

@@ -80,7 +80,6 @@ pub struct Volume {
     settings: Settings,
     io: Arc<dyn Io>,
     clock: Clock,
-    page_shift: u8,
     tree: Mutex<Tree>,
     cache: Cache,
     engine: Arc<dyn Engine>,

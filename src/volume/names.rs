@@ -228,7 +228,7 @@ impl Volume {
             btime: now,
             pages: 0,
             stored: 0,
-            page_shift: self.page_shift,
+            page_shift: parent.page_shift,
             shared: false,
             xattrs: 0,
             codec: parent.codec,

@@ -22,7 +22,7 @@ use crate::pages::{LocalSegments, Segments, frame};
 
 /// log2 of the size of pages: 128 KiB compress nearly as well as larger ones, and a random read
 /// decompresses no more than it must.
-const PAGE_SHIFT: u8 = 17;
+pub(super) const PAGE_SHIFT: u8 = 17;
 
 /// Threads that put pages into frames.
 const WRITE_BACK_THREADS: usize = 2;
@@ -67,7 +67,6 @@ impl Volume {
         let volume = Arc::new(Volume {
             io,
             clock,
-            page_shift: PAGE_SHIFT,
             tree: parking_lot::Mutex::new(Tree::new(budget.tree)),
             cache: Cache::new(budget.pages, budget.dirty),
             engine,
@@ -105,7 +104,7 @@ impl Volume {
         }
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let mut batch = Batch::default();
-        batch.put(keys::inode(ROOT), root_record(self.clock.now(), self.page_shift, uid, gid));
+        batch.put(keys::inode(ROOT), root_record(self.clock.now(), PAGE_SHIFT, uid, gid));
         let counters = CounterRecord { inodes: 1, last_ino: ROOT.0, ..CounterRecord::default() };
         batch.put(keys::counters(), encode(&counters));
         self.engine.apply(batch)?;

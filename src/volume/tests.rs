@@ -331,6 +331,54 @@ fn the_attributes_of_an_inode_have_a_limit_and_keep_to_the_flags_of_setxattr() {
 }
 
 #[test]
+fn the_page_size_is_set_on_what_is_empty_and_handed_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let name = b"user.larder.page-size";
+    let set = |ino, value: &str| {
+        let set = volume.run(|v| v.setxattr(&ROOTS, ino, name, value.as_bytes(), 0));
+        set.map_err(|error| error.to_string())
+    };
+    let get = |ino| String::from_utf8(volume.run(|v| v.getxattr(ino, name)).unwrap()).unwrap();
+    let listed = |ino| !volume.run(|v| v.listxattr(ino)).unwrap().is_empty();
+    let file = make(&volume, "file");
+    assert!(get(file) == "131072" && !listed(file));
+    for wrong in ["", "big", "0", "2048", "5000", "2MiB", "18446744073709551616"] {
+        assert!(set(file, wrong).unwrap_err().contains("4KiB to 1MiB"), "{wrong}");
+    }
+    set(file, "4KiB").unwrap();
+    assert!(get(file) == "4096" && listed(file));
+    write(&volume, file, 0, &noise(1, 10_000));
+    assert_eq!(volume.run(|v| v.getattr(file)).unwrap().attr.blksize, 4096);
+    assert_eq!(set(file, "1MiB"), Err(Error::NotPermitted.to_string()));
+    // As copying programs do behind the content.
+    set(file, "4096").unwrap();
+    let removed = volume.run(|v| v.removexattr(&ROOTS, file, name)).map_err(|error| error.to_string());
+    assert_eq!(removed, Err(Error::NotPermitted.to_string()));
+    volume.sync().unwrap();
+    assert_eq!(volume.run(|v| Ok(v.tree.lock().get(file)?.rec.pages)).unwrap(), 3);
+    assert_eq!(set(file, "1MiB"), Err(Error::NotPermitted.to_string()));
+    resize(&volume, file, 0);
+    set(file, "1MiB").unwrap();
+    write(&volume, file, 500_000, &noise(2, 1 << 20));
+    assert_eq!(read(&volume, file, 500_000, 1 << 20), noise(2, 1 << 20));
+
+    let child = volume.run(|v| v.mkdir(&ROOTS, ROOT, b"dir", 0o755)).unwrap().attr.ino;
+    set(child, "512KiB").unwrap();
+    let inside = volume.run(|v| v.mknod(&ROOTS, child, b"inside", 0o644, 0)).unwrap().attr.ino;
+    let pipe = volume.run(|v| v.mknod(&ROOTS, child, b"pipe", libc::S_IFIFO | 0o644, 0)).unwrap().attr.ino;
+    assert_eq!(get(inside), "524288");
+    assert_eq!(set(pipe, "4KiB"), Err(Error::NotPermitted.to_string()));
+    volume.close().unwrap();
+    let volume = real(dir.path());
+    assert_eq!(read(&volume, file, 500_000, 1 << 20), noise(2, 1 << 20));
+    volume.run(|v| v.removexattr(&ROOTS, child, name)).unwrap();
+    let after = volume.run(|v| v.mknod(&ROOTS, child, b"after", 0o644, 0)).unwrap().attr;
+    assert_eq!(after.blksize, 128 << 10);
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_clock_set_back_brings_no_key_back_that_was_reported_gone_also_after_a_crash() {
     let disk = FaultyDisk::new(1);
     let clock = Clock::manual(Time::new(1_000, 0));

@@ -3,9 +3,11 @@
 use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
+use super::open::PAGE_SHIFT;
 use super::tree::{Attributes, Inode, Tree};
 use super::types::*;
 use crate::clock::Time;
+use crate::config::parse_size;
 use crate::error::{Error, Result};
 use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, keys};
 use crate::shelf;
@@ -20,10 +22,13 @@ const VALUE_MAX: usize = 65_536;
 const LIST_MAX: usize = 65_536;
 
 /// What Larder's own listed attributes take of that list.
-const OWN_LIST: usize = b"user.larder.expires\0user.larder.codec\0".len();
+const OWN_LIST: usize = b"user.larder.expires\0user.larder.codec\0user.larder.page-size\0".len();
 
 /// The most bytes of names and values that an inode may have: they are in memory whole while one is asked for.
 const TOTAL_MAX: usize = 1 << 20;
+
+/// What the size of pages may be, bytes; a power of two.
+const PAGE_SIZES: std::ops::RangeInclusive<u64> = 4096..=1 << 20;
 
 /// Larder's own attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,7 @@ enum Own {
     Expires,
     Ttl,
     Codec,
+    PageSize,
     Touch,
     Stored,
     Ratio,
@@ -41,7 +47,16 @@ impl Own {
     /// The own attribute of this name; `None` for all others. An own name that does not exist is an error.
     fn of(name: &[u8]) -> Result<Option<Own>> {
         let Some(rest) = name.strip_prefix(OWN) else { return Ok(None) };
-        let all = [Own::Expires, Own::Ttl, Own::Codec, Own::Touch, Own::Stored, Own::Ratio, Own::Cached];
+        let all = [
+            Own::Expires,
+            Own::Ttl,
+            Own::Codec,
+            Own::PageSize,
+            Own::Touch,
+            Own::Stored,
+            Own::Ratio,
+            Own::Cached,
+        ];
         all.into_iter().find(|own| own.name().as_bytes() == rest).map(Some).ok_or(Error::NoAttribute)
     }
 
@@ -51,6 +66,7 @@ impl Own {
             Own::Expires => "expires",
             Own::Ttl => "ttl",
             Own::Codec => "codec",
+            Own::PageSize => "page-size",
             Own::Touch => "touch",
             Own::Stored => "stored",
             Own::Ratio => "ratio",
@@ -67,6 +83,7 @@ impl Own {
                 rec.expires.map(|at| shelf::left(at, now).as_nanos().div_ceil(1_000_000_000).to_string())
             }
             Own::Codec => rec.codec.map(|codec| codec.to_string()),
+            Own::PageSize if has_pages(rec) => Some(rec.page_size().to_string()),
             Own::Stored if rec.kind() == Kind::File => Some(rec.stored.to_string()),
             // Content for each byte on disk; what takes no room compresses without end.
             Own::Ratio if rec.kind() == Kind::File => Some(match rec.stored {
@@ -75,7 +92,7 @@ impl Own {
             }),
             Own::Touch => Some(shelf::format_expires(rec.atime)),
             Own::Cached if rec.kind() == Kind::File => Some(cached().to_string()),
-            Own::Stored | Own::Ratio | Own::Cached => None,
+            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached => None,
         }
     }
 }
@@ -108,6 +125,9 @@ impl Volume {
         }
         if inode.rec.codec.is_some() {
             list.extend_from_slice(b"user.larder.codec\0");
+        }
+        if has_pages(&inode.rec) && inode.rec.page_shift != PAGE_SHIFT {
+            list.extend_from_slice(b"user.larder.page-size\0");
         }
         Ok(list)
     }
@@ -159,6 +179,7 @@ impl Volume {
                 Own::Touch | Own::Stored | Own::Ratio | Own::Cached => return Err(Error::NotPermitted.into()),
                 _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
+                Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
                 Own::Expires | Own::Ttl => return self.set_expiry(&mut tree, ino, rec, None, None),
             }
             return self.put_record(&mut tree, ino, rec);
@@ -228,6 +249,15 @@ impl Volume {
                 rec.codec = Some(text.parse()?);
                 return self.put_record(tree, ino, rec);
             }
+            Own::PageSize => {
+                let size =
+                    parse_size(text).ok().filter(|size| PAGE_SIZES.contains(size) && size.is_power_of_two());
+                let size = size.ok_or_else(|| {
+                    Error::Invalid(format!("page-size {text:?}: use a power of two from 4KiB to 1MiB"))
+                })?;
+                self.set_page_size(&mut rec, ino, size.trailing_zeros() as u8)?;
+                return self.put_record(tree, ino, rec);
+            }
             Own::Expires => (shelf::parse_expires(text)?, rec.period),
             Own::Ttl => {
                 let period = shelf::parse_ttl(text)?;
@@ -238,6 +268,16 @@ impl Volume {
             return Err(Error::NotPermitted.into());
         }
         self.set_expiry(tree, ino, rec, expires, period)
+    }
+
+    /// Sets the page size of a file that has no content, or of what will be created in a directory.
+    fn set_page_size(&self, rec: &mut InodeRecord, ino: Ino, shift: u8) -> Result<()> {
+        let empty = rec.size == 0 && rec.pages == 0 && self.cache.dirty(ino).is_none();
+        if !has_pages(rec) || rec.kind() == Kind::File && !empty && rec.page_shift != shift {
+            return Err(Error::NotPermitted);
+        }
+        rec.page_shift = shift;
+        Ok(())
     }
 
     /// Sets or removes an inode's expiry and the mark by which it is found when the time has come.
@@ -308,6 +348,11 @@ pub(super) fn attributes(ino: Ino, inode: &Inode) -> Step<&Attributes> {
         None if inode.rec.xattrs == 0 => Ok(&NONE),
         None => Err(Pause::Wait(Need::Attributes(ino))),
     }
+}
+
+/// Whether it is of a kind that has a page size: for itself, or to hand it down.
+fn has_pages(rec: &InodeRecord) -> bool {
+    matches!(rec.kind(), Kind::File | Kind::Directory)
 }
 
 /// As setxattr(2): `XATTR_CREATE` wants that there is none, `XATTR_REPLACE` that there is one.
