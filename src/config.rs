@@ -23,8 +23,53 @@ pub struct Settings {
     pub cache_size_limit: u64,
     /// Pages with fewer bytes than this are stored as they are.
     pub cache_compression_threshold: u32,
+    /// What goes first of what is evictable, when the store is full.
+    pub cache_eviction_policy: Policy,
     /// How long at most an acknowledged change may be lost at power loss.
     pub commit_interval: Duration,
+}
+
+/// What `cache-eviction-policy` can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Nothing is evicted.
+    #[default]
+    None,
+    /// Least recently used first.
+    Lru,
+    /// Least frequently used first; of those used alike, least recently used.
+    Lfu,
+    /// Most bytes on the disk first.
+    Size,
+    /// What expires soonest first; then, by last use, what never does.
+    Ttl,
+}
+
+impl std::str::FromStr for Policy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Policy> {
+        match text {
+            "none" => Ok(Policy::None),
+            "lru" => Ok(Policy::Lru),
+            "lfu" => Ok(Policy::Lfu),
+            "size" => Ok(Policy::Size),
+            "ttl" => Ok(Policy::Ttl),
+            _ => Err(Error::Invalid("use lru, lfu, size, ttl or none".into())),
+        }
+    }
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Policy::None => "none",
+            Policy::Lru => "lru",
+            Policy::Lfu => "lfu",
+            Policy::Size => "size",
+            Policy::Ttl => "ttl",
+        })
+    }
 }
 
 /// The names of all settings, as they stand in `larder.toml` and behind `--`.
@@ -64,6 +109,10 @@ pub const NEW_FILE: &str = "\
 # Memory for file content and metadata, at least 16MiB.
 # cache-size-limit = \"256MiB\"
 
+# What goes first when the store nears its limit, of the keys that user.larder.evictable allows: lru (least recently
+# used), lfu (least frequently used), size (largest), ttl (expires soonest), none (nothing goes).
+# cache-eviction-policy = \"none\"
+
 # Content with fewer bytes than this is stored as it is.
 # cache-compression-threshold = \"128\"
 
@@ -80,6 +129,7 @@ impl Settings {
             storage_compression: Codec::Lz4,
             cache_size_limit: 256 << 20,
             cache_compression_threshold: 128,
+            cache_eviction_policy: Policy::None,
             commit_interval: Duration::from_secs(5),
         }
     }
@@ -129,6 +179,7 @@ impl Settings {
                 "cache-size-limit" => size(self.cache_size_limit),
                 "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
                 "commit-interval" => duration(self.commit_interval),
+                "cache-eviction-policy" => self.cache_eviction_policy.to_string(),
                 "cache-ttl" => "never".to_owned(),
                 // Whose feature is not there yet.
                 _ => "none".to_owned(),
@@ -199,11 +250,9 @@ impl Settings {
                     return Err(not_yet(place, value, "never"));
                 }
             }
-            "cache-eviction-policy" => match value {
-                "none" => {}
-                "lru" | "lfu" | "size" | "ttl" => return Err(not_yet(place, value, "none")),
-                _ => return Err(bad("use none".to_owned())),
-            },
+            "cache-eviction-policy" => {
+                self.cache_eviction_policy = value.parse().map_err(|error: Error| bad(error.to_string()))?;
+            }
             "cache-compression-threshold" => {
                 self.cache_compression_threshold = u32::try_from(parse_size(value).map_err(bad)?)
                     .ok()

@@ -17,6 +17,7 @@
 //! 'R' segment offset            → u32, owners of a frame that has more than one
 //! 'F' segment offset ino page   → u32, bytes of a possibly shared frame that one owner gave up
 //! 'S' segment                   → SegmentRecord: live bytes
+//! 'U' ino                       → UseRecord: when it was used last, and how often; there once eviction is on
 //! 'C'                           → CounterRecord
 //! 'G'                           → Time: what expires up to then has been reported gone, and not all of it is removed
 //! ```
@@ -333,6 +334,15 @@ pub struct SegmentRecord {
     pub live: u64,
 }
 
+/// How a key has been used. Coarse: written now and then, by the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseRecord {
+    /// When last.
+    pub at: Time,
+    /// How often, as of then; older uses count less.
+    pub hits: u32,
+}
+
 /// What the store holds in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterRecord {
@@ -380,6 +390,8 @@ pub mod keys {
     pub const EXPIRY: u8 = b'T';
     /// The tag of releases.
     pub const RELEASE: u8 = b'F';
+    /// The tag of use records.
+    pub const USE: u8 = b'U';
     /// The tag of segment records.
     pub const SEGMENT: u8 = b'S';
 
@@ -477,6 +489,11 @@ pub mod keys {
     pub fn release_page(key: &[u8]) -> Option<(Ino, PageNo)> {
         let ino = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
         Some((Ino(ino), PageNo(u32::from_be_bytes(key.get(17..21)?.try_into().ok()?))))
+    }
+
+    /// `UseRecord`.
+    pub fn usage(ino: Ino) -> Key {
+        key(USE, &[&ino.0.to_be_bytes()])
     }
 
     /// `SegmentRecord`.

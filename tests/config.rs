@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use larder::config::{NAMES, NEW_FILE, Settings, parse_duration, parse_size, variable_of};
+use larder::config::{NAMES, NEW_FILE, Policy, Settings, parse_duration, parse_size, variable_of};
 use larder::format::Codec;
 
 fn pair(name: &str, value: &str) -> (String, String) {
@@ -46,14 +46,15 @@ fn a_file_that_is_no_toml_is_refused_with_its_name() {
 
 #[test]
 fn a_setting_of_a_later_version_is_refused_as_not_yet_available_and_its_default_is_accepted() {
-    for setting in ["storage-encryption = 'aes-256-gcm'", "cache-ttl = '7d'", "cache-eviction-policy = 'lru'"]
-    {
+    for setting in ["storage-encryption = 'aes-256-gcm'", "cache-ttl = '7d'"] {
         let text = refusal(setting);
         assert!(text.contains("not yet available in this version"), "{setting}: {text}");
     }
     load("storage-encryption = 'none'\ncache-ttl = 'never'\ncache-eviction-policy = 'none'", &[], &[])
         .unwrap();
     load("cache-ttl = 0", &[], &[]).unwrap();
+    let evicting = load("cache-eviction-policy = 'lfu'", &[], &[]).unwrap();
+    assert_eq!(evicting.cache_eviction_policy, Policy::Lfu);
     for malformed in ["storage-encryption = 'rot13'", "cache-ttl = 'soon'", "cache-eviction-policy = 'dice'"]
     {
         assert!(!refusal(malformed).contains("not yet"), "{malformed}");
@@ -120,4 +121,37 @@ fn the_file_of_a_new_store_is_valid_as_it_is_and_with_every_setting_uncommented(
 #[test]
 fn each_setting_has_a_variable_of_its_name() {
     assert_eq!(variable_of("storage-size-limit"), "LARDER_STORAGE_SIZE_LIMIT");
+}
+
+#[test]
+fn eviction_policies_are_read_as_they_are_written() {
+    for text in ["none", "lru", "lfu", "size", "ttl"] {
+        assert_eq!(text.parse::<Policy>().unwrap().to_string(), text);
+    }
+    assert!("LRU".parse::<Policy>().is_err());
+}
+
+#[test]
+fn settings_that_are_written_out_are_read_as_they_were() {
+    let given = [
+        ("storage-size-limit", "123456789"),
+        ("storage-compression", "zstd:7"),
+        ("cache-size-limit", "48MiB"),
+        ("cache-compression-threshold", "1000"),
+        ("cache-eviction-policy", "lfu"),
+        ("commit-interval", "1500ms"),
+    ];
+    let flags = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let path = Path::new("/store");
+    let settings = Settings::load(path, None, [], flags).unwrap();
+    let text = settings.to_toml();
+    for name in larder::config::NAMES {
+        assert!(text.contains(&format!("{name} = ")), "{name} is not in\n{text}");
+    }
+    let again = Settings::load(path, Some(&text), [], []).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{settings:?}"));
+    let defaults = Settings::new(path);
+    let again = Settings::load(path, Some(&defaults.to_toml()), [], []).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{defaults:?}"));
+    assert_ne!(format!("{settings:?}"), format!("{defaults:?}"));
 }

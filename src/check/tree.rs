@@ -10,12 +10,12 @@ use crate::catalog::Engine;
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
-    Bucket, CounterRecord, Ino, InodeRecord, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, decode, is_name, keys,
-    name_hash,
+    Bucket, CounterRecord, Ino, InodeRecord, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, UseRecord, decode,
+    is_name, keys, name_hash,
 };
 
 /// The tags of keys and what their lengths must be (least, most).
-const TAGS: [(u8, usize, usize); 13] = [
+const TAGS: [(u8, usize, usize); 14] = [
     (b'C', 1, 1),
     (b'D', 17, 17),
     (b'F', 21, 21),
@@ -27,6 +27,7 @@ const TAGS: [(u8, usize, usize); 13] = [
     (b'R', 9, 9),
     (b'S', 5, 5),
     (b'T', 17, 17),
+    (b'U', 9, 9),
     (b'W', 17, 17),
     (b'X', 10, 9 + NAME_MAX),
 ];
@@ -164,6 +165,20 @@ pub fn check(
             None => {
                 report.inode(Severity::Warning, "marks", ino, "marked to be reclaimed, and not there", RID)
             }
+        }
+    })?;
+    scan(engine, keys::USE, &mut |key, value| {
+        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        if nodes.get_mut(ino).is_none() {
+            report.inode(Severity::Warning, "marks", ino, "a record of its use, and it is not there", RID);
+        } else if let Err(error) = decode::<UseRecord>(value, "use record") {
+            report.inode(
+                Severity::Warning,
+                "marks",
+                ino,
+                format!("how it was used: {}", unreadable(error)),
+                RID,
+            );
         }
     })?;
     let mut marks = Vec::new();

@@ -54,7 +54,7 @@ pub struct Mount {
     /// Not yet available in this version; only "never"
     #[arg(long, value_name = "DURATION", help_heading = "Settings")]
     cache_ttl: Option<String>,
-    /// Not yet available in this version; only "none"
+    /// What goes first when the store is full, of what is evictable: lru, lfu, size, ttl, none [default: none]
     #[arg(long, value_name = "POLICY", help_heading = "Settings")]
     cache_eviction_policy: Option<String>,
     /// Content with fewer bytes is stored as it is [default: 128]

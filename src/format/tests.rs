@@ -56,6 +56,7 @@ fn records_have_the_bytes_that_the_format_says() {
     let counters = CounterRecord { inodes: 2, content: 3, stored: 4, last_ino: 5 };
     golden(&counters, "02030405");
     golden(&Time(3), "06");
+    golden(&UseRecord { at: Time(3), hits: 300 }, "06fb2c01");
 }
 
 const GOLDEN_INODE: &str = "fba081fbe803640001fce09304000203fd0000546cfc392f2f0003fcf0490200110102010309010a01fb100e000105612e6c6f6700";

@@ -1,4 +1,8 @@
-//! The shelf life: how expiries are written and read, and what follows from them.
+//! The shelf life: how expiries are written and read, and what follows from them; what is evicted first.
+
+pub mod eviction;
+pub mod places;
+pub mod uses;
 
 use std::time::Duration;
 

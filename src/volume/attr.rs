@@ -1,5 +1,7 @@
 //! Attributes: what stat shows and setattr changes.
 
+use std::time::Duration;
+
 use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
@@ -10,10 +12,19 @@ use crate::error::Error;
 use crate::format::{Ino, Kind, keys};
 use crate::shelf;
 
+/// Where keys are evicted: how long a name may be relied upon, so that the use of a file is seen at all. Each minute of
+/// use costs a lookup.
+const USE_SEEN: Duration = Duration::from_secs(60);
+
 impl Volume {
     /// An inode's attributes as they are at `now`.
     pub(super) fn entry_of(&self, ino: Ino, inode: &Inode, now: Time) -> Entry {
         let rec = &inode.rec;
+        let expires = rec.expires.map(|at| shelf::left(at, now));
+        let valid = match self.evicts() && rec.kind() == Kind::File {
+            true => Some(expires.map_or(USE_SEEN, |left| left.min(USE_SEEN))),
+            false => expires,
+        };
         let dirty = if inode.dirty { self.cache.dirty(ino).unwrap_or(0) as u64 } else { 0 };
         Entry {
             attr: Attr {
@@ -31,7 +42,7 @@ impl Volume {
                 ctime: rec.ctime,
                 btime: rec.btime,
             },
-            valid: rec.expires.map(|at| shelf::left(at, now)),
+            valid,
             settling: inode.dirty,
         }
     }

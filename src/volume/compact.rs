@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
 use crate::pages::{Class, FIRST_FRAME, frame};
 
-/// A segment is compacted when at least this part of what it takes on disk is dead...
+/// As a rule a segment is compacted when at least this part of what it takes on disk is dead...
 const DEAD_PART: u64 = 2;
 /// ...and at least so many bytes: moving frames is paid for by those.
 const DEAD_BYTES: u64 = 1 << 20;
@@ -19,6 +19,11 @@ const CHUNK: u64 = 4 << 20;
 impl Volume {
     /// Compacts the segment that gives back the most, when there is one.
     pub(super) fn compact(&self) -> Result<()> {
+        self.compact_worst(DEAD_PART).map(drop)
+    }
+
+    /// [`Volume::compact`], where one part in `dead_part` is enough. Whether there was one.
+    pub(super) fn compact_worst(&self, dead_part: u64) -> Result<bool> {
         let _compacting = self.compacting.lock();
         let segments = self.segments.list()?;
         let worst = {
@@ -30,18 +35,24 @@ impl Volume {
                 .iter()
                 .filter(|s| !s.open && !self.uncompactable.lock().contains(&s.id))
                 .map(|s| (dead(s.id, s.allocated), s))
-                .filter(|(dead, s)| *dead >= DEAD_BYTES && *dead * DEAD_PART >= s.allocated)
+                .filter(|(dead, s)| *dead >= DEAD_BYTES && *dead * dead_part >= s.allocated)
                 .max_by_key(|(dead, _)| *dead)
                 .map(|(_, s)| *s)
         };
-        let Some(segment) = worst else { return Ok(()) };
+        let Some(segment) = worst else { return Ok(false) };
         log::debug!("compacting segment {}", segment.id.0);
-        self.move_frames(segment.id, segment.used)?;
+        self.empty_segment(segment.id, segment.used)?;
         if self.tree.lock().live.contains_key(&segment.id) {
             // Some frames stay: shared, damaged, or being written just now. Not again in this session.
             self.uncompactable.lock().insert(segment.id);
         }
-        self.commit_now()
+        self.commit_now().map(|()| true)
+    }
+
+    /// [`Volume::move_frames`] of a segment that another thread may be removing, since nothing in it is alive any longer.
+    pub(super) fn empty_segment(&self, id: SegmentId, used: u64) -> Result<()> {
+        let moved = self.move_frames(id, used);
+        if self.tree.lock().live.contains_key(&id) { moved } else { Ok(()) }
     }
 
     /// Appends the live frames of a segment elsewhere; shared and damaged ones stay where they are.

@@ -65,7 +65,9 @@ impl Volume {
             let mut tree = self.tree.lock();
             let inode = tree.file(ino)?;
             let len = inode.rec.size.saturating_sub(offset).min(u64::from(size));
-            (inode.rec.page_shift, len, inode.rec.pages == 0, inode.version)
+            let found = (inode.rec.page_shift, len, inode.rec.pages == 0, inode.version);
+            self.note_use(ino, tree.now(&self.clock));
+            found
         };
         let start = out.len();
         for (no, within, count) in pieces(shift, offset, len) {

@@ -1,5 +1,6 @@
 //! What happens behind the scenes: keys that expire, unlinked inodes, room that comes back.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Volume;
@@ -10,7 +11,7 @@ use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Extent, Ino, Kind, Links, PageNo, ROOT, SegmentId, encode, keys};
+use crate::format::{Dentry, Extent, Ino, Kind, PageNo, ROOT, SegmentId, encode, keys};
 use crate::pages::SegmentInfo;
 use crate::shelf;
 
@@ -216,16 +217,7 @@ impl Volume {
                 Some(_) => {}
                 None => return self.drop_mark(secs, ino).map(|()| None),
             }
-            let mut names = Vec::new();
-            match links {
-                Links::One { parent, name } => names.push((parent, name)),
-                Links::Many => {
-                    self.engine.scan(keys::under(&keys::of_inode(b'L', ino)), &mut |key, _| {
-                        names.extend(keys::link_of(key).map(|(dir, name)| (dir, Box::from(name))));
-                        true
-                    })?;
-                }
-            }
+            let names = self.names_of(ino, &links)?;
             if names.is_empty() {
                 return Err(Error::Damaged(format!(
                     "{ino}: it has expired, and none of its {nlink} names is known"
@@ -348,6 +340,9 @@ impl Volume {
                     draft.inode_sized(ino, rec.clone(), super::draft::Recorded::Size(rec.size));
                 } else {
                     attributes.iter().for_each(|key| draft.batch.delete(key.clone()));
+                    if volume.uses_kept.load(Ordering::Relaxed) {
+                        draft.batch.delete(keys::usage(ino));
+                    }
                     draft.remove_inode(ino);
                 }
                 volume.commit(&mut tree, draft)?;

@@ -39,15 +39,24 @@ impl Volume {
         }
         let entry = self.entry_of(ino, tree.get(ino)?, now);
         tree.refs.take(ino);
+        if entry.attr.is_file() {
+            self.note_use(ino, now);
+        }
         Ok(entry)
     }
 
     /// Gives back `count` references. An unlinked inode is reclaimed with its last one.
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut tree = self.tree.lock();
+        if !tree.refs.give(ino, count) {
+            return;
+        }
         // One that is not in memory may be unlinked all the same: the reclaimer looks.
-        if tree.refs.give(ino, count) && tree.unlinked.remove(&ino) {
+        if tree.unlinked.remove(&ino) {
             tree.orphans.push(ino);
+        }
+        if tree.awaited.remove(&ino) && tree.awaited.is_empty() {
+            self.forgotten.notify_all();
         }
     }
 

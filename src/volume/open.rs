@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Volume;
+use super::evict::Evictor;
 use super::names::root_record;
 use super::tree::Tree;
 use crate::cache::{Cache, PageId};
 use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Policy, Settings};
 use crate::error::{Error, Result};
 use crate::format::{
     CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, PageRecord, Patch, ROOT, SegmentRecord, decode,
@@ -75,6 +76,10 @@ impl Volume {
             reclaiming: Default::default(),
             compacting: Default::default(),
             clearing: Default::default(),
+            evicting: parking_lot::Mutex::new(Evictor::new(frames)),
+            uses: Default::default(),
+            uses_kept: (settings.cache_eviction_policy != Policy::None).into(),
+            forgotten: Default::default(),
             owners: Default::default(),
             storing: Default::default(),
             uncompactable: Default::default(),
@@ -119,6 +124,10 @@ impl Volume {
         self.engine.get(&keys::inode(ROOT))?.ok_or_else(missing)?;
         let counters = self.engine.get(&keys::counters())?.ok_or_else(missing)?;
         let gone = self.engine.get(&keys::gone())?;
+        self.engine.scan(keys::under(&[keys::USE]), &mut |_, _| {
+            self.uses_kept.store(true, Ordering::Relaxed);
+            false
+        })?;
         let mut live = Vec::new();
         self.engine.scan(keys::under(&[keys::SEGMENT]), &mut |key, value| {
             if let (Some(id), Ok(record)) =
@@ -218,6 +227,9 @@ impl Volume {
         }
         spawn("readahead", Volume::read_ahead)?;
         spawn("janitor", Volume::keep_house)?;
+        if self.evicts() {
+            spawn("evictor", Volume::evict_in_background)?;
+        }
         spawn("committer", Volume::commit_regularly)
     }
 

@@ -518,10 +518,14 @@ impl Volume {
     /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is
     /// waiting for us.
     pub fn wait_told(&self) {
+        self.wait_told_for(TOLD);
+    }
+
+    /// [`Volume::wait_told`] for so long; false when nobody has heard, at once where nobody listens.
+    pub(super) fn wait_told_for(&self, time: Duration) -> bool {
         let (reached, wait) = std::sync::mpsc::channel();
         self.tell(Event::Barrier(reached));
-        // Fails at once where nobody listens.
-        let _ = wait.recv_timeout(TOLD);
+        wait.recv_timeout(time).is_ok()
     }
 
     fn tell_all(&self, events: Vec<Event>) {

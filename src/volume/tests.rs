@@ -1,6 +1,7 @@
 //! What the model does not reach: limits that are made small here, background work, failures.
 
 mod crash;
+mod evict;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -188,6 +189,22 @@ fn a_page_that_is_dirty_is_not_moved_by_compaction() {
     drop(tree);
     let now = volume.page_record(ino, PageNo(0)).unwrap().unwrap();
     assert_eq!(live, u64::from(now.extent.len));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_segment_that_goes_while_it_is_compacted_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, &noise(1, PAGE as usize));
+    volume.sync().unwrap();
+    let extent = volume.page_record(ino, PageNo(0)).unwrap().unwrap().extent;
+    volume.segments.close(extent.segment).unwrap();
+    resize(&volume, ino, 0);
+    volume.commit_now().unwrap();
+    assert!(volume.segments.read(extent).is_err(), "it is there");
+    volume.empty_segment(extent.segment, u64::from(extent.offset + extent.len)).unwrap();
     volume.close().unwrap();
 }
 

@@ -190,6 +190,8 @@ pub(super) struct Tree {
     pub unlinked: HashSet<Ino>,
     /// Unlinked inodes that nobody refers to any longer.
     pub orphans: Vec<Ino>,
+    /// Inodes of which the kernel was asked to give its references back.
+    pub awaited: HashSet<Ino>,
     /// Extents that nothing refers to once the batches so far are durable.
     pub freed: Vec<Extent>,
     /// Bytes of extents that are not given back to the disk yet: those of `freed`, and those under way.
@@ -212,6 +214,7 @@ impl Tree {
             live: HashMap::new(),
             unlinked: HashSet::new(),
             orphans: Vec::new(),
+            awaited: HashSet::new(),
             freed: Vec::new(),
             dead: 0,
             releases: Vec::new(),

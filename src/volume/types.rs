@@ -82,12 +82,19 @@ pub struct Attr {
     pub btime: Time,
 }
 
+impl Attr {
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        Kind::of_mode(self.mode) == Kind::File
+    }
+}
+
 /// Attributes, and how long they may be relied upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The attributes.
     pub attr: Attr,
-    /// The time left until the key expires; `None`: it stays until a notification.
+    /// The time until the key expires, or until its use would be seen no more; `None`: it stays until a notification.
     pub valid: Option<Duration>,
     /// Whether the attributes will change by themselves soon (the size on disk, once dirty pages are flushed).
     pub settling: bool,

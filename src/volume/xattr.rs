@@ -3,6 +3,7 @@
 use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
+use super::marks::Mark;
 use super::open::PAGE_SHIFT;
 use super::tree::{Attributes, Inode, Tree};
 use super::types::*;
@@ -30,7 +31,7 @@ const TOTAL_MAX: usize = 1 << 20;
 /// What the size of pages may be, bytes; a power of two.
 const PAGE_SIZES: std::ops::RangeInclusive<u64> = 4096..=1 << 20;
 
-/// Larder's own attributes.
+/// Larder's own attributes that are not kept as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Own {
     Expires,
@@ -44,9 +45,12 @@ enum Own {
 }
 
 impl Own {
-    /// The own attribute of this name; `None` for all others. An own name that does not exist is an error.
+    /// The own attribute of this name; `None` for all others, [`Mark`]s included. An own name that does not exist is an error.
     fn of(name: &[u8]) -> Result<Option<Own>> {
         let Some(rest) = name.strip_prefix(OWN) else { return Ok(None) };
+        if Mark::of(name).is_some() {
+            return Ok(None);
+        }
         let all = [
             Own::Expires,
             Own::Ttl,
@@ -153,6 +157,10 @@ impl Volume {
             acl::ACCESS | acl::DEFAULT => return self.set_acl(&mut tree, caller, ino, name, value, now),
             _ => check_namespace(name)?,
         }
+        let value = match Mark::of(name) {
+            Some(mark) => mark.check(value)?,
+            None => value.to_vec(),
+        };
         let inode = tree.get(ino)?;
         let there = attributes(ino, inode)?;
         let old = there.get(name);
@@ -164,7 +172,7 @@ impl Volume {
             return Err(Error::NoSpace.into());
         }
         let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
-        self.put_attribute(&mut tree, ino, rec, name, Some(value.to_vec()))
+        self.put_attribute(&mut tree, ino, rec, name, Some(value))
     }
 
     /// Removes an attribute.

@@ -68,6 +68,8 @@ pub struct Mounted {
     dir: tempfile::TempDir,
     daemon: Option<i32>,
     flags: Vec<String>,
+    /// Whether the store has a disk of its own.
+    disk: bool,
 }
 
 impl Mounted {
@@ -77,6 +79,15 @@ impl Mounted {
     }
 
     pub fn with(flags: &[&str]) -> Option<Mounted> {
+        Mounted::make(flags, None)
+    }
+
+    /// As [`Mounted::with`], the store on a disk (in memory) of its own with so many MiB.
+    pub fn on_disk(mib: u64, flags: &[&str]) -> Option<Mounted> {
+        Mounted::make(flags, Some(mib))
+    }
+
+    fn make(flags: &[&str], mib: Option<u64>) -> Option<Mounted> {
         if !can_mount() {
             return None;
         }
@@ -86,7 +97,19 @@ impl Mounted {
         std::fs::set_permissions(dir.path(), all).unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
-        let mut mounted = Mounted { dir, daemon: None, flags };
+        let mut mounted = Mounted { dir, daemon: None, flags, disk: mib.is_some() };
+        if let Some(mib) = mib {
+            let (store, none) = (mounted.store(), nix::mount::MsFlags::empty());
+            std::fs::create_dir(&store).unwrap();
+            nix::mount::mount(
+                Some("disk"),
+                &store,
+                Some("tmpfs"),
+                none,
+                Some(format!("size={mib}m").as_str()),
+            )
+            .unwrap();
+        }
         mounted.mount();
         Some(mounted)
     }
@@ -139,6 +162,12 @@ impl Mounted {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// Bytes on the store's own disk that are in use.
+    pub fn on_disk_now(&self) -> u64 {
+        let room = nix::sys::statvfs::statvfs(&self.store()).unwrap();
+        (room.blocks() - room.blocks_free()) * room.fragment_size()
+    }
+
     /// The daemon dies as by power loss of the process: kill -9. The dead mount stays.
     pub fn kill(&mut self) {
         kill(Pid::from_raw(self.daemon.unwrap()), Signal::SIGKILL).unwrap();
@@ -164,6 +193,15 @@ impl Drop for Mounted {
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
         }
+        self.end();
+        if self.disk {
+            let _ = nix::mount::umount2(&self.store(), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+impl Mounted {
+    fn end(&self) {
         if larder([Path::new("umount"), &self.point()]).status.success() {
             return;
         }

@@ -1,0 +1,356 @@
+//! Which keys go when there is no room, and which never do.
+
+use super::*;
+use crate::clock::Time;
+use crate::config::Policy;
+use crate::format::{Kind as FileKind, keys};
+
+const SECOND: i64 = 1_000_000_000;
+
+/// A volume whose clock stands still, where all is evictable and nothing is evicted by itself.
+fn evicting(dir: &Path, policy: Policy, now: i64) -> Arc<Volume> {
+    let settings = Settings { cache_eviction_policy: policy, ..settings(dir) };
+    let clock = Clock::manual(Time(now * SECOND));
+    let volume = Volume::open(settings, Arc::new(RealDisk), clock).unwrap();
+    mark(&volume, ROOT, "evictable", "1");
+    volume
+}
+
+fn at(volume: &Volume, seconds: i64) {
+    volume.clock.set(Time(seconds * SECOND));
+}
+
+fn mark(volume: &Volume, ino: Ino, name: &str, value: &str) {
+    let name = format!("user.larder.{name}");
+    volume.run(|v| v.setxattr(&ROOTS, ino, name.as_bytes(), value.as_bytes(), 0)).unwrap();
+}
+
+/// Makes a file with content that is on the disk, at this second, and refers to it no more.
+fn file(volume: &Volume, dir: Ino, name: &str, len: usize, seconds: i64) -> Ino {
+    at(volume, seconds);
+    let ino = volume.run(|v| v.mknod(&ROOTS, dir, name.as_bytes(), 0o644, 0)).unwrap().attr.ino;
+    write(volume, ino, 0, &noise(ino.0, len));
+    volume.sync().unwrap();
+    volume.forget(ino, 1);
+    ino
+}
+
+fn dir(volume: &Volume, dir: Ino, name: &str) -> Ino {
+    let ino = volume.run(|v| v.mkdir(&ROOTS, dir, name.as_bytes(), 0o755)).unwrap().attr.ino;
+    volume.forget(ino, 1);
+    ino
+}
+
+/// Uses a file as one does who opens it.
+fn look_up(volume: &Volume, name: &str, seconds: i64) {
+    at(volume, seconds);
+    let ino = volume.run(|v| v.lookup(ROOT, name.as_bytes())).unwrap().attr.ino;
+    volume.forget(ino, 1);
+}
+
+fn evict(volume: &Volume, bytes: u64) -> u64 {
+    volume.evict_bytes(&mut volume.evicting.lock(), bytes).unwrap().0
+}
+
+/// The names in a directory, in order.
+fn names(volume: &Volume, dir: Ino) -> Vec<String> {
+    let mut names = Vec::new();
+    volume
+        .run(|v| {
+            v.readdir(dir, 0, false, &mut |entry| {
+                names.push(String::from_utf8_lossy(entry.name).into_owned());
+                true
+            })
+        })
+        .unwrap();
+    names.retain(|name| name != "." && name != "..");
+    names.sort();
+    names
+}
+
+#[test]
+fn what_was_not_used_for_the_longest_time_goes_first_also_after_a_remount() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    for (n, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        file(&volume, ROOT, name, 10_000, 10 + n as i64);
+    }
+    look_up(&volume, "a", 100);
+    assert_eq!(evict(&volume, 1), 1);
+    assert_eq!(names(&volume, ROOT), ["a", "c", "d"]);
+    volume.close().unwrap();
+    drop(volume);
+    let volume = evicting(store.path(), Policy::Lru, 200);
+    assert_eq!(evict(&volume, 15_000), 2);
+    assert_eq!(names(&volume, ROOT), ["a"]);
+    let ino = volume.run(|v| v.lookup(ROOT, b"a")).unwrap().attr.ino;
+    assert!(read(&volume, ino, 0, 10_000) == noise(ino.0, 10_000));
+    volume.close().unwrap();
+}
+
+#[test]
+fn reading_counts_as_use_and_listing_does_not() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let first = file(&volume, ROOT, "first", 10_000, 1);
+    file(&volume, ROOT, "second", 10_000, 2);
+    at(&volume, 3);
+    let mut out = Vec::new();
+    volume.run(|v| v.read(first, 0, 10, &mut out)).unwrap();
+    at(&volume, 4);
+    let mut listed = Vec::new();
+    volume
+        .run(|v| {
+            v.readdir(ROOT, 0, true, &mut |entry| {
+                listed.extend(entry.entry.map(|_| entry.ino));
+                true
+            })
+        })
+        .unwrap();
+    listed.into_iter().for_each(|ino| volume.forget(ino, 1));
+    evict(&volume, 1);
+    assert_eq!(names(&volume, ROOT), ["first"]);
+    volume.close().unwrap();
+}
+
+#[test]
+fn the_other_policies_have_their_own_order() {
+    for (policy, kept) in [(Policy::Lfu, "often"), (Policy::Size, "small"), (Policy::Ttl, "lasting")] {
+        let store = tempfile::tempdir().unwrap();
+        let volume = evicting(store.path(), policy, 0);
+        for name in ["often", "lasting"] {
+            file(&volume, ROOT, name, 20_000, 1);
+        }
+        file(&volume, ROOT, "small", 5_000, 1);
+        for seconds in 2..5 {
+            look_up(&volume, "often", seconds);
+        }
+        look_up(&volume, "lasting", 10);
+        look_up(&volume, "small", 11);
+        for (name, expires) in [("often", "1000"), ("small", "2000")] {
+            let ino = volume.run(|v| v.lookup(ROOT, name.as_bytes())).unwrap().attr.ino;
+            at(&volume, 1);
+            expire(&volume, ino, expires);
+            volume.forget(ino, 1);
+        }
+        at(&volume, 12);
+        while names(&volume, ROOT).len() > 1 {
+            assert_eq!(evict(&volume, 1), 1, "{policy}");
+        }
+        assert_eq!(names(&volume, ROOT), [kept], "{policy}");
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn the_nearest_mark_tells_what_may_be_evicted() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let (lasting, cache) = (dir(&volume, ROOT, "lasting"), dir(&volume, ROOT, "cache"));
+    mark(&volume, lasting, "evictable", "0");
+    let keep = dir(&volume, cache, "keep");
+    mark(&volume, keep, "pinned", "1");
+    for (dir, name) in [(lasting, "a"), (cache, "b"), (keep, "c"), (keep, "d"), (cache, "e")] {
+        let ino = file(&volume, dir, name, 5_000, 1);
+        match name {
+            "d" => mark(&volume, ino, "pinned", "0"),
+            "e" => mark(&volume, ino, "pinned", "1"),
+            _ => {}
+        }
+    }
+    assert_eq!(evict(&volume, u64::MAX), 2);
+    assert_eq!((names(&volume, lasting), names(&volume, keep)), (vec!["a".into()], vec!["c".into()]));
+    assert_eq!(names(&volume, cache), ["e", "keep"]);
+    // What holds is what holds where a key lies now.
+    volume.run(|v| v.rename(lasting, b"a", cache, b"moved", Rename::Replace)).unwrap();
+    volume.run(|v| v.removexattr(&ROOTS, keep, b"user.larder.pinned")).unwrap();
+    assert_eq!(evict(&volume, u64::MAX), 2);
+    assert_eq!((names(&volume, cache), names(&volume, keep).len()), (vec!["e".into(), "keep".into()], 0));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_file_goes_with_all_its_names_where_each_of_them_lets_it() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let pinned = dir(&volume, ROOT, "pinned");
+    mark(&volume, pinned, "pinned", "1");
+    let free = file(&volume, ROOT, "free", 5_000, 1);
+    let half = file(&volume, ROOT, "half", 5_000, 1);
+    for (ino, dir, name) in [(free, ROOT, "free too"), (half, pinned, "other half")] {
+        volume.run(|v| v.link(ino, dir, name.as_bytes())).unwrap();
+        volume.forget(ino, 1);
+    }
+    assert_eq!(evict(&volume, u64::MAX), 1);
+    assert_eq!(names(&volume, ROOT), ["half", "pinned"]);
+    volume.close().unwrap();
+}
+
+#[test]
+fn what_is_in_use_or_not_written_yet_is_not_evicted() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let held = file(&volume, ROOT, "held", 5_000, 1);
+    file(&volume, ROOT, "gone", 5_000, 2);
+    volume.run(|v| v.lookup(ROOT, b"held")).unwrap();
+    let dirty = file(&volume, ROOT, "dirty", 5_000, 1);
+    // In memory only, as long as nothing can be stored.
+    let storing = volume.storing.write();
+    write(&volume, dirty, 0, b"new");
+    assert_eq!(evict(&volume, u64::MAX), 1);
+    drop(storing);
+    assert_eq!(names(&volume, ROOT), ["dirty", "held"]);
+    // Given back when it is asked for, as the kernel does with what nobody has open.
+    let asked = Arc::downgrade(&volume);
+    volume.on_event(Box::new(move |event| match event {
+        Event::Entry { .. } => asked.upgrade().unwrap().forget(held, 1),
+        Event::Barrier(reached) => reached.send(()).unwrap(),
+        Event::Inode(_) => {}
+    }));
+    volume.sync().unwrap();
+    // What was found in use counts as used at that moment, so it goes last.
+    at(&volume, 10);
+    assert_eq!(evict(&volume, 1), 1);
+    assert_eq!(names(&volume, ROOT), ["held"]);
+    assert_eq!(evict(&volume, 1), 1);
+    assert_eq!(names(&volume, ROOT).len(), 0);
+    volume.close().unwrap();
+}
+
+#[test]
+fn of_many_keys_the_old_ones_go_and_a_use_outlives_the_sample() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let count = 12_000;
+    let value = noise(1, 200);
+    for n in 0..count {
+        let path = format!("{}/{n}", n % 10).into_bytes();
+        at(&volume, n);
+        volume
+            .apply(&ROOTS, &[Change { path: &path, to: To::Content(&value, NewFile::default()) }], false)
+            .unwrap();
+    }
+    volume.sync().unwrap();
+    at(&volume, 2 * count);
+    // A tenth of all.
+    let evicted = evict(&volume, count as u64 / 10 * 256);
+    assert!(evicted >= count as u64 / 10, "{evicted}");
+    let mut young = 0;
+    let mut left = 0;
+    for dir in 0..10 {
+        let ino = volume.run(|v| v.resolve(dir.to_string().as_bytes())).unwrap().0.attr.ino;
+        for name in names(&volume, ino) {
+            left += 1;
+            young += u64::from(name.parse::<i64>().unwrap() >= count / 2);
+        }
+    }
+    assert_eq!(left, count as u64 - evicted);
+    // At random a half of those that went would be of the younger half.
+    assert!(count as u64 / 2 - young < evicted / 50, "{} of {evicted} were young", count as u64 / 2 - young);
+    volume.close().unwrap();
+}
+
+#[test]
+fn writers_find_room_while_something_may_be_evicted_and_are_refused_when_nothing_may() {
+    let store = tempfile::tempdir().unwrap();
+    let limit = 96 << 20;
+    let open = |policy| {
+        let settings = Settings {
+            cache_eviction_policy: policy,
+            storage_size_limit: Some(limit),
+            ..settings(store.path())
+        };
+        Volume::open(settings, Arc::new(RealDisk), Clock::System).unwrap()
+    };
+    let volume = open(Policy::Lru);
+    let cache = dir(&volume, ROOT, "cache");
+    mark(&volume, cache, "evictable", "1");
+    let kept = file(&volume, ROOT, "kept", 1 << 20, 0);
+    let part = 1 << 20;
+    for n in 0..200 {
+        let name = format!("{n}");
+        let ino = volume.run(|v| v.mknod(&ROOTS, cache, name.as_bytes(), 0o644, 0)).unwrap().attr.ino;
+        write(&volume, ino, 0, &noise(n, part));
+        volume.forget(ino, 1);
+        let used = volume.stats().unwrap().disk_bytes;
+        assert!(used <= limit, "{used} bytes with file {n}");
+    }
+    assert!(read(&volume, kept, 0, 1 << 20) == noise(kept.0, 1 << 20));
+    let left = names(&volume, cache);
+    assert!(left.contains(&"199".to_owned()) && left.len() > 20, "{left:?}");
+    assert!(!left.contains(&"0".to_owned()));
+    // Now all is pinned.
+    mark(&volume, cache, "pinned", "1");
+    let mut full = None;
+    for n in 0..300 {
+        let name = format!("more {n}");
+        let ino = volume.run(|v| v.mknod(&ROOTS, cache, name.as_bytes(), 0o644, 0)).unwrap().attr.ino;
+        if let Err(error) = volume.run(|v| v.write(ino, 0, &noise(n, part), false)) {
+            full = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(full, Some(Error::NoSpace)), "{full:?}");
+    assert!(left.iter().all(|name| names(&volume, cache).contains(name)));
+    volume.close().unwrap();
+    assert!(volume.read_only().is_none());
+}
+
+#[test]
+fn the_record_of_use_goes_with_its_key() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    for name in ["a", "b"] {
+        file(&volume, ROOT, name, 100, 1);
+        look_up(&volume, name, 2);
+    }
+    let records = |volume: &Volume| {
+        let mut inos = Vec::new();
+        volume
+            .engine
+            .scan(keys::under(&[keys::USE]), &mut |key, _| {
+                inos.extend(keys::ino_of(key));
+                true
+            })
+            .unwrap();
+        inos
+    };
+    volume.record_uses().unwrap();
+    assert_eq!(records(&volume).len(), 2);
+    look_up(&volume, "a", 3);
+    volume.run(|v| v.unlink(ROOT, b"a")).unwrap();
+    volume.reclaim().unwrap();
+    volume.record_uses().unwrap();
+    assert_eq!(records(&volume).len(), 1);
+    volume.close().unwrap();
+    drop(volume);
+    // Also when eviction is off by then.
+    let volume = Volume::open(settings(store.path()), Arc::new(RealDisk), Clock::System).unwrap();
+    volume.run(|v| v.unlink(ROOT, b"b")).unwrap();
+    volume.reclaim().unwrap();
+    assert_eq!(records(&volume).len(), 0);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_malformed_mark_is_refused_and_a_set_one_is_listed() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::None, 0);
+    let ino = file(&volume, ROOT, "file", 1, 1);
+    for name in [&b"user.larder.evictable"[..], b"user.larder.pinned"] {
+        for bad in [&b""[..], b"yes", b"2", b"-1", b"1 1", b"\xff"] {
+            let refused = volume.run(|v| v.setxattr(&ROOTS, ino, name, bad, 0));
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{bad:?}: {refused:?}");
+        }
+        assert!(matches!(volume.run(|v| v.getxattr(ino, name)), Err(Error::NoAttribute)));
+        assert_eq!(volume.run(|v| v.listxattr(ino)).unwrap(), b"");
+        for (set, kept) in [(&b"1\n"[..], b"1"), (b"0", b"0")] {
+            volume.run(|v| v.setxattr(&ROOTS, ino, name, set, 0)).unwrap();
+            assert_eq!(volume.run(|v| v.getxattr(ino, name)).unwrap(), kept);
+        }
+        assert_eq!(volume.run(|v| v.listxattr(ino)).unwrap(), [name, b"\0"].concat());
+        volume.run(|v| v.removexattr(&ROOTS, ino, name)).unwrap();
+    }
+    assert_eq!(FileKind::of_mode(volume.run(|v| v.getattr(ino)).unwrap().attr.mode), FileKind::File);
+    volume.close().unwrap();
+}

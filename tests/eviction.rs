@@ -1,0 +1,199 @@
+//! Stores that may not grow beyond their limit, through real mounts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Seek};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use std::time::Duration;
+
+use support::mounted::{Mounted, larder, succeeds};
+use support::sys;
+
+const MIB: u64 = 1 << 20;
+
+/// The limit of the stores here.
+const LIMIT: u64 = 128 * MIB;
+
+/// What it does not cover: settings and log.
+const BESIDE: u64 = 64 << 10;
+
+fn limited(policy: &str) -> Option<Mounted> {
+    let limit = LIMIT.to_string();
+    Mounted::on_disk(
+        2 * LIMIT / MIB,
+        &["--cache-size-limit", "32MiB", "--storage-size-limit", &limit, "--cache-eviction-policy", policy],
+    )
+}
+
+fn mark(path: &Path, name: &str) {
+    sys::setxattr(path, format!("user.larder.{name}").as_bytes(), b"1", 0).unwrap();
+}
+
+/// Bytes that do not compress (xorshift64*), others for each seed: cut from one block, behind the seed.
+fn noise(seed: u64, len: u64) -> Vec<u8> {
+    static BLOCK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut state = 1u64;
+        let mut next = || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes()
+        };
+        (0..MIB / 4).flat_map(|_| next()).collect()
+    });
+    let start = (seed * 8191 % MIB) as usize;
+    let mut bytes = BLOCK[start..start + len as usize].to_vec();
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes
+}
+
+/// Runs something, and looks all the while how much a store takes. Returns the most that was seen.
+fn watched(mounted: &Mounted, work: impl FnOnce()) -> u64 {
+    let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                most.fetch_max(mounted.on_disk_now(), Ordering::AcqRel);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let _done = Done(&done);
+        work();
+    });
+    most.into_inner()
+}
+
+fn is_sound(mounted: &Mounted) {
+    succeeds(std::process::Command::new(env!("CARGO_BIN_EXE_larder")).arg("check").arg(mounted.store()));
+}
+
+#[test]
+fn what_is_open_or_pinned_or_not_evictable_stays_and_what_the_kernel_only_knows_goes() {
+    let Some(mut mounted) = limited("lru") else { return };
+    let cache = mounted.at("cache");
+    for name in ["cache", "cache/pinned", "other"] {
+        fs::create_dir(mounted.at(name)).unwrap();
+    }
+    mark(&cache, "evictable");
+    mark(&mounted.at("cache/pinned"), "pinned");
+    let stay = ["cache/open", "cache/mapped", "cache/pinned/a", "other/b"];
+    let old = |name: &str| noise(name.len() as u64 + 1000, MIB);
+    for name in stay.iter().chain(&["cache/known"]) {
+        fs::write(mounted.at(name), old(name)).unwrap();
+    }
+    let mut open = fs::File::open(mounted.at("cache/open")).unwrap();
+    let mapped = {
+        let file = fs::File::options().read(true).write(true).open(mounted.at("cache/mapped")).unwrap();
+        sys::Map::new(&file, MIB as usize).unwrap()
+    };
+    assert_eq!(fs::metadata(mounted.at("cache/known")).unwrap().len(), MIB);
+    let most = watched(&mounted, || {
+        for n in 0..3 * LIMIT / MIB {
+            fs::write(cache.join(n.to_string()), noise(n, MIB)).unwrap();
+        }
+    });
+    assert!(most <= LIMIT + BESIDE, "{most} bytes on the disk");
+    let gone = fs::metadata(mounted.at("cache/known")).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert_eq!(fs::metadata(cache.join("0")).unwrap_err().kind(), ErrorKind::NotFound);
+    let listed = fs::read_dir(&cache).unwrap().count() as u64;
+    assert!((20..LIMIT / MIB).contains(&listed), "{listed} files are listed");
+    let mut content = Vec::new();
+    open.rewind().unwrap();
+    open.read_to_end(&mut content).unwrap();
+    assert!(content == old("cache/open"));
+    assert_eq!(open.metadata().unwrap().nlink(), 1);
+    assert!(mapped.read(0, MIB as usize) == old("cache/mapped"));
+    drop((open, mapped));
+    mounted.remount();
+    for name in stay {
+        assert!(fs::read(mounted.at(name)).unwrap() == old(name), "{name}");
+    }
+    mounted.umount();
+    is_sound(&mounted);
+}
+
+#[test]
+fn a_file_that_is_looked_at_now_and_then_outlives_those_that_are_not() {
+    let Some(mounted) = limited("lru") else { return };
+    mark(&mounted.point(), "evictable");
+    let used = mounted.at("used");
+    fs::write(&used, noise(7, MIB)).unwrap();
+    for n in 0..2 * LIMIT / MIB {
+        fs::write(mounted.at(n.to_string()), noise(n, MIB)).unwrap();
+        if n % 16 == 0 {
+            // Through the mount a use is seen once the kernel asks again, a minute later; through the command at once.
+            let touched = larder([
+                "touch".as_ref(),
+                "--size".as_ref(),
+                "--store".as_ref(),
+                mounted.point().as_os_str(),
+                "used".as_ref(),
+            ]);
+            assert!(touched.status.success());
+        }
+    }
+    assert!(fs::read(&used).unwrap() == noise(7, MIB));
+    assert!(!mounted.at("0").exists());
+}
+
+/// What ccache and its like do: each result in a file of its own, written beside and renamed into place, directories
+/// made as they are needed.
+#[test]
+fn a_build_cache_that_is_written_many_times_over_keeps_to_its_limit_and_still_hits() {
+    let Some(mut mounted) = limited("lru") else { return };
+    let cache = mounted.at("cache");
+    fs::create_dir(&cache).unwrap();
+    mark(&cache, "evictable");
+    let size = |n: u64| 10_000 + n * 7919 % 150_000;
+    let files = 300;
+    let path = |round: u64, n: u64| {
+        let key = format!("{:016x}", (round * files + n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        cache.join(&key[..1]).join(&key[1..2]).join(&key[2..])
+    };
+    let rounds = 4 * LIMIT / (files * 85_000);
+    let most = watched(&mounted, || {
+        for round in 0..rounds {
+            for n in 0..files {
+                let file = path(round, n);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                let new = file.with_extension("tmp");
+                fs::write(&new, noise(round * files + n, size(n))).unwrap();
+                fs::rename(&new, &file).unwrap();
+            }
+            // The build that was just made hits, and so does the one before.
+            for round in round.saturating_sub(1)..=round {
+                for n in 0..files {
+                    let content =
+                        fs::read(path(round, n)).unwrap_or_else(|e| panic!("round {round}, {n}: {e}"));
+                    assert!(content == noise(round * files + n, size(n)), "round {round}, {n}");
+                }
+            }
+        }
+    });
+    assert!(most <= LIMIT + BESIDE, "{most} bytes on the disk");
+    assert!((0..files).all(|n| !path(0, n).exists()), "the first build is still there");
+    mounted.remount();
+    let last = rounds - 1;
+    assert!((0..files).all(|n| fs::read(path(last, n)).unwrap() == noise(last * files + n, size(n))));
+    mounted.umount();
+    is_sound(&mounted);
+}
