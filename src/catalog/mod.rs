@@ -14,6 +14,7 @@
 mod blocks;
 mod checkpoint;
 mod commit;
+mod frames;
 mod index;
 mod journal;
 mod local;
@@ -27,6 +28,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::format::{Key, Seq};
 
+pub use frames::frames_are_whole;
 pub use index::verify_index;
 pub use local::{LocalCatalog, OpenOptions};
 

@@ -23,11 +23,11 @@ mod tree;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions, verify_index};
+use crate::catalog::{Engine, LocalCatalog, OpenOptions, frames_are_whole, verify_index};
 use crate::error::{Error, Result};
-use crate::format::{PageRecord, decode, keys};
+use crate::format::keys;
 use crate::io::{Io, Lock, Overlay};
-use crate::pages::{LocalSegments, frame};
+use crate::pages::LocalSegments;
 
 use report::remedy;
 pub use report::{Figures, Finding, Report, Severity};
@@ -132,7 +132,7 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
         io: overlay,
         dir: dir.to_owned(),
         memory: CATALOG_MEMORY,
-        verify: &mut |batch| Ok(is_whole(&segments, batch)),
+        verify: &mut |batch| frames_are_whole(&segments, batch),
         before_checkpoint: Box::new(|| Ok(())),
     });
     let engine = match opened {
@@ -148,16 +148,6 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
         );
     }
     Ok(Some((engine, segments)))
-}
-
-/// Whether all frames that a batch names are whole on the disk: what recovery asks.
-fn is_whole(segments: &LocalSegments, batch: &Batch) -> bool {
-    batch.changes.iter().all(|(key, value)| match value {
-        Some(value) if key.first() == Some(&keys::PAGE) => decode::<PageRecord>(value, "page record")
-            .and_then(|record| frame::open(&segments.read_from_disk(record.extent)?, record.checksum))
-            .is_ok(),
-        _ => true,
-    })
 }
 
 /// Visits all keys of a range in which `tag` is the first byte.

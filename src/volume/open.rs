@@ -10,16 +10,15 @@ use super::evict::Evictor;
 use super::names::root_record;
 use super::tree::Tree;
 use crate::cache::{Cache, PageId};
-use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
+use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions, frames_are_whole};
 use crate::clock::Clock;
 use crate::config::{Policy, Settings};
 use crate::error::{Error, Result};
 use crate::format::{
-    CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, PageRecord, Patch, ROOT, SegmentRecord, decode,
-    encode, keys,
+    CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, Patch, ROOT, SegmentRecord, decode, encode, keys,
 };
 use crate::io::{Io, Lock};
-use crate::pages::{LocalSegments, Segments, frame};
+use crate::pages::{LocalSegments, Segments};
 
 /// log2 of the size of pages: 128 KiB compress nearly as well as larger ones, and a random read
 /// decompresses no more than it must.
@@ -291,25 +290,6 @@ fn apply_patch(content: &mut Vec<u8>, patch: Patch, page_size: usize) {
             }
         }
     }
-}
-
-/// Whether all frames that a batch names are whole on the disk. Errors: the disk cannot be asked.
-fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> Result<bool> {
-    for (key, value) in &batch.changes {
-        let Some(value) = value.as_ref().filter(|_| key.first() == Some(&keys::PAGE)) else { continue };
-        let whole = decode::<PageRecord>(value, "page record").and_then(|record| {
-            let bytes = segments.read_from_disk(record.extent)?;
-            frame::open(&bytes, record.checksum)
-        });
-        match whole {
-            Ok(_) => {}
-            Err(Error::Damaged(_)) => return Ok(false),
-            // A place that cannot be read has nothing that could be brought back.
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
 }
 
 /// What a failure to open a store in `dir` is told as.
