@@ -108,6 +108,17 @@ impl LocalCatalog {
     /// Opens the catalog, making an empty one when nothing is there, and replays the journal.
     /// Errors: `Damaged` naming the file that is missing, foreign or not readable.
     pub fn open(options: OpenOptions<'_>) -> Result<LocalCatalog> {
+        LocalCatalog::load(options, false)
+    }
+
+    /// [`LocalCatalog::open`] for a journal that is damaged: the catalog is as it was before the first record that
+    /// cannot be read, and [`LocalCatalog::dropped`] tells what came behind. The journal's files are used again: whoever
+    /// wants to keep them copies them before.
+    pub fn salvage(options: OpenOptions<'_>) -> Result<LocalCatalog> {
+        LocalCatalog::load(options, true)
+    }
+
+    fn load(options: OpenOptions<'_>, salvage: bool) -> Result<LocalCatalog> {
         let OpenOptions { io, dir, memory, verify, before_checkpoint } = options;
         // A quarter each for the table and the one being checkpointed, half for the index.
         let table_limit = memory / 4;
@@ -138,18 +149,25 @@ impl LocalCatalog {
         let (index, mut snapshot, reach) = Index::open(&io, &path, memory / 2, clean, &reserve)?;
 
         let (old, current): (Vec<_>, Vec<_>) = files.into_iter().partition(|f| f.number < reach.file);
-        if reach.file > 0 && current.first().is_none_or(|f| f.number != reach.file) {
+        let begins = current.first().is_some_and(|f| f.number == reach.file);
+        if reach.file > 0 && !begins && !salvage {
             return Err(Error::Damaged(format!(
                 "{}: this file of the journal is missing; restore the store from a backup",
                 directory.path_of(reach.file).display()
             )));
         }
         let mut table = Table::default();
-        let replayed = journal::replay(&current, reach.seq, verify, &mut |batch| table.apply(batch))?;
-        let mut maintenance = Maintenance::new(current.last().map_or(1, |f| f.number + 1), old);
+        let mut replayed =
+            journal::replay(&current, reach.seq, salvage, verify, &mut |batch| table.apply(batch))?;
+        if reach.file > 0 && !begins {
+            let path = directory.path_of(reach.file);
+            replayed.dropped.push(format!("{}: this file of the journal is missing", path.display()));
+        }
+        let newest = current.last().map_or(0, |f| f.number).max(reach.file);
+        let mut maintenance = Maintenance::new(newest + 1, old);
 
         let writer = match current.split_first() {
-            Some((first, others)) if replayed.clean && reach.file > 0 => {
+            Some((first, others)) if replayed.clean && reach.file > 0 && begins => {
                 // The others may have been left half prepared.
                 maintenance.retire(others.to_vec());
                 Writer::new(first.clone(), reach.seq)

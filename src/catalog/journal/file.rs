@@ -11,6 +11,9 @@ use crate::io::{File, Io};
 /// One write of zeros while a file is filled, bytes.
 const FILL: usize = 256 << 10;
 
+/// What is read of a file at a time, unless a record is longer, bytes.
+const WINDOW: usize = 1 << 20;
+
 /// An open journal file.
 #[derive(Debug)]
 pub(in crate::catalog) struct JournalFile {
@@ -42,15 +45,40 @@ impl JournalFile {
         Ok(bytes.get(..got).is_some_and(|bytes| record::parse(bytes, self.number).is_some()))
     }
 
-    /// Everything in it.
-    pub fn read(&self) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.len() as usize];
-        let read = self
-            .file
-            .read_at(&mut bytes, 0)
-            .map_err(Error::io(format!("reading {}", self.path.display())))?;
-        bytes.truncate(read);
-        Ok(bytes)
+    /// What is in it, to be read from its start on.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { of: self, window: Vec::new(), start: 0 }
+    }
+}
+
+/// Reads a journal file a window at a time: how long the file is does not matter, nor what a record in it says.
+pub(in crate::catalog) struct Reader<'a> {
+    of: &'a JournalFile,
+    /// Bytes of the file from `start` on.
+    window: Vec<u8>,
+    start: u64,
+}
+
+impl Reader<'_> {
+    /// At least `least` bytes from `at` on, as far as the file has them.
+    pub fn bytes(&mut self, at: u64, least: usize) -> Result<&[u8]> {
+        let end = self.of.len().min(at + least as u64);
+        if at < self.start || end > self.start + self.window.len() as u64 {
+            let want = (self.of.len().saturating_sub(at)).min(least.max(WINDOW) as u64);
+            self.window.resize(want as usize, 0);
+            let read = self.of.file.read_at(&mut self.window, at);
+            let read = read.map_err(Error::io(format!("reading {}", self.of.path.display())))?;
+            self.window.truncate(read);
+            self.start = at;
+        }
+        Ok(self.window.get((at - self.start) as usize..).unwrap_or_default())
+    }
+
+    /// The record at `at`, when a whole and sound one is there.
+    pub fn record(&mut self, at: u64) -> Result<Option<record::Record<'_>>> {
+        let Some(size) = record::peek_size(self.bytes(at, record::HEADER)?) else { return Ok(None) };
+        let number = self.of.number;
+        Ok(record::parse(self.bytes(at, size)?, number))
     }
 }
 

@@ -147,13 +147,13 @@ pub(super) fn peek_seq(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(16..24)?.try_into().ok()?))
 }
 
-/// The bytes of a record with this header. Cheap: looks for the magic only.
+/// The bytes of a record with this header, when one can have so many. Cheap: looks for the magic only.
 pub(super) fn peek_size(header: &[u8]) -> Option<usize> {
     if header.get(8..11)? != MAGIC {
         return None;
     }
     let length = u32::from_le_bytes(header.get(12..16)?.try_into().ok()?) as usize;
-    Some((HEADER + length).next_multiple_of(ALIGN))
+    (length <= PAYLOAD_MAX).then(|| (HEADER + length).next_multiple_of(ALIGN))
 }
 
 /// The batch in a payload; none when its structure is impossible.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::file::JournalFile;
-use super::record::{self, ALIGN, Kind};
+use super::record::{self, ALIGN, HEADER, Kind};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 
@@ -26,10 +26,12 @@ pub(in crate::catalog) struct Replayed {
 }
 
 /// Applies what the files hold behind record `reached`, in order. `verify` is asked for batches that
-/// no mark vouches for; the first that it refuses ends the replay.
+/// no mark vouches for; the first that it refuses ends the replay. With `salvage` the journal ends at the first
+/// damage, and what lies behind is told as dropped.
 pub(in crate::catalog) fn replay(
     files: &[Arc<JournalFile>],
     reached: u64,
+    salvage: bool,
     verify: &mut dyn FnMut(&Batch) -> Result<bool>,
     apply: &mut dyn FnMut(Batch),
 ) -> Result<Replayed> {
@@ -40,16 +42,18 @@ pub(in crate::catalog) fn replay(
     let mut dropped = Vec::new();
     if row.beyond > 0 {
         let (path, offset) = &row.end;
-        if row.flushed >= row.next {
+        let damaged = row.flushed >= row.next;
+        if damaged && !salvage {
             return Err(Error::Damaged(format!(
                 "{path}: at offset {offset}, record {} of the journal cannot be read, though it was durable once and {} \
                  sound records follow it; restore the store from a backup",
                 row.next, row.beyond
             )));
         }
+        let what = if damaged { "that cannot be put in place" } else { "that were never flushed" };
         dropped.push(format!(
-            "{path}: the journal ends at offset {offset} in front of record {}; {} records behind it that \
-             were never flushed are dropped",
+            "{path}: the journal ends at offset {offset} in front of record {}; {} records behind it {what} are \
+             dropped",
             row.next, row.beyond
         ));
     }
@@ -78,7 +82,7 @@ struct Row {
     /// The number of the next record.
     next: u64,
     /// Where the next record would be, when it is not in the next file.
-    end: (String, usize),
+    end: (String, u64),
     /// Batches that no mark vouches for yet.
     pending: Vec<(u64, Batch)>,
     /// Sound records behind the end of the row.
@@ -89,11 +93,10 @@ struct Row {
 
 impl Row {
     fn read(&mut self, file: &JournalFile, apply: &mut dyn FnMut(Batch)) -> Result<()> {
-        let bytes = file.read()?;
-        let rest = |at: usize| bytes.get(at..).unwrap_or_default();
+        let mut bytes = file.reader();
         let mut at = 0;
         while self.beyond == 0
-            && let Some(record) = record::parse(rest(at), file.number)
+            && let Some(record) = bytes.record(at)?
             && record.seq == self.next
         {
             let impossible = || {
@@ -115,24 +118,24 @@ impl Row {
                 }
             }
             self.next += 1;
-            at += record.size();
+            at += record.size() as u64;
         }
         if at > 0 || self.end.0.is_empty() {
             self.end = (file.path.display().to_string(), at);
         }
-        while at < bytes.len() {
-            let found = match record::peek_seq(rest(at)) {
+        while at < file.len() {
+            let found = match record::peek_seq(bytes.bytes(at, HEADER)?) {
                 // Cheap first: a file's earlier life is full of records, all of them older.
-                Some(seq) if seq >= self.next => record::parse(rest(at), file.number),
+                Some(seq) if seq >= self.next => bytes.record(at)?,
                 _ => None,
             };
             match found {
                 Some(record) => {
                     self.beyond += 1;
                     self.flushed = self.flushed.max(record.flushed);
-                    at += record.size();
+                    at += record.size() as u64;
                 }
-                None => at += ALIGN,
+                None => at += ALIGN as u64,
             }
         }
         Ok(())

@@ -42,7 +42,15 @@ impl Bench {
         memory: usize,
         verify: &mut dyn FnMut(&Batch) -> Result<bool>,
     ) -> Result<LocalCatalog> {
-        LocalCatalog::open(OpenOptions {
+        LocalCatalog::open(self.options(memory, verify))
+    }
+
+    fn options<'a>(
+        &self,
+        memory: usize,
+        verify: &'a mut dyn FnMut(&Batch) -> Result<bool>,
+    ) -> OpenOptions<'a> {
+        OpenOptions {
             io: Arc::new(self.disk.clone()),
             dir: self.dir.path().to_path_buf(),
             memory,
@@ -54,7 +62,11 @@ impl Bench {
                     Ok(())
                 }
             }),
-        })
+        }
+    }
+
+    fn salvage(&self) -> LocalCatalog {
+        LocalCatalog::salvage(self.options(MEMORY, &mut |_| Ok(true))).unwrap()
     }
 
     fn try_open(&self) -> Result<LocalCatalog> {

@@ -96,6 +96,55 @@ fn a_flipped_bit_in_what_was_durable_is_damage_and_names_the_file_and_the_place(
 }
 
 #[test]
+fn a_damaged_journal_is_salvaged_up_to_its_damage_and_what_follows_never_comes_back() {
+    let bench = killed(4);
+    let (path, records) = bench.records();
+    let (at, _) = records[2];
+    flip(&path, at + 9, 0x10);
+    damage(bench.try_open());
+    let catalog = bench.salvage();
+    assert_eq!(count(&catalog), 2);
+    assert!(catalog.dropped()[0].contains("in front of record 3"), "{:?}", catalog.dropped());
+    drop(catalog);
+    if path.exists() {
+        flip(&path, at + 9, 0x10);
+    }
+    let catalog = bench.open();
+    assert_eq!(count(&catalog), 2);
+    catalog.apply(numbered(3)).unwrap();
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 3);
+}
+
+#[test]
+fn without_its_journal_a_catalog_is_salvaged_as_of_its_last_checkpoint() {
+    let bench = killed(0);
+    bench.open().close(&nothing).unwrap();
+    let catalog = bench.open();
+    catalog.sync(catalog.apply(numbered(6)).unwrap(), &nothing).unwrap();
+    drop(catalog);
+    bench.journal().iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    damage(bench.try_open());
+    let catalog = bench.salvage();
+    assert_eq!(count(&catalog), 5);
+    assert!(catalog.dropped()[0].contains("missing"), "{:?}", catalog.dropped());
+    catalog.apply(numbered(6)).unwrap();
+    drop(catalog);
+    assert_eq!(count(&bench.open()), 6);
+}
+
+#[test]
+fn a_journal_file_that_is_far_too_long_is_read_in_parts() {
+    let bench = killed(0);
+    let (path, records) = bench.records();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    // What says that it is a record of nearly 4 GiB.
+    flip(&path, records[4].0 + 15, 0xff);
+    assert_eq!(count(&bench.open()), 4);
+}
+
+#[test]
 fn a_hole_in_what_was_never_flushed_ends_the_journal_and_never_comes_back() {
     let bench = killed(2);
     let (path, records) = bench.records();
