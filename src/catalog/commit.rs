@@ -120,8 +120,25 @@ impl Commits {
                 .map_err(|source| Error::Io { what: format!("flushing {}", file.path.display()), source });
             self.must("a flush of the journal", flushed)?;
         }
-        inner.writer.lock().set_flushed(flushed);
         self.set_durable(vouched);
+        let mut writer = inner.writer.lock();
+        writer.set_flushed(flushed);
+        if writer.last() == flushed {
+            self.witness(&mut writer, vouched);
+        }
         Ok(())
+    }
+
+    /// Notes behind the last record that it is durable, which else only the next record would tell: that a bit of it
+    /// has been flipped since could not be told from a flush that never came. Needs no flush itself, and nothing
+    /// is lost where it cannot be written.
+    fn witness(&self, writer: &mut journal::Writer, vouched: u64) {
+        let written = journal::mark(vouched).and_then(|mut mark| writer.append(&mut mark));
+        if let Err(error) = written {
+            log::debug!("{error}");
+        }
+        if let Some(why) = &writer.broken {
+            self.poison(why);
+        }
     }
 }

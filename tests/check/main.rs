@@ -180,16 +180,26 @@ fn damage_in_the_journal_is_found() {
             listed(&report)
         );
     }
-    // The last but one is not known to have been: this is what a power loss leaves.
-    let bytes = contents(&sample.disk).remove(&files[0]).unwrap();
-    let last = (0..bytes.len() - 8)
-        .rev()
-        .step_by(1)
-        .filter(|at| at % 8 == 0 && &bytes[at + 8..at + 11] == b"LJ\x01");
-    let batch = last.into_iter().find(|at| bytes[at + 11] == 1).unwrap();
+    // So is the last that was synced, as the record behind its mark tells.
+    let batches = |disk: &FaultyDisk| -> Vec<u64> {
+        let bytes = contents(disk).remove(&files[0]).unwrap();
+        let is_batch = |at: &usize| bytes[at + 8..at + 12] == *b"LJ\x01\x01";
+        (0..bytes.len() - 12).step_by(8).filter(is_batch).map(|at| at as u64).collect()
+    };
     let damaged = sample.again();
-    damaged.flip(&journal, (batch as u64 + 40) * 8);
+    damaged.flip(&journal, (batches(&sample.disk).last().unwrap() + 40) * 8);
     let report = damaged.report();
+    assert!(says(&report, Bad, "catalog", "cannot be read, though it was durable"), "{}", listed(&report));
+    // What was never synced is not known to have been durable: this is what a power loss leaves.
+    let disk = FaultyDisk::new(1);
+    let volume = Disk::Faulty(disk.clone()).open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap();
+    volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"a", 0o755)).unwrap();
+    volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"b", 0o755)).unwrap();
+    let killed = Sample { disk: disk.snapshot(), inos: BTreeMap::new() };
+    volume.close().unwrap();
+    let unsynced = batches(&killed.disk);
+    killed.flip(&journal, (unsynced[unsynced.len() - 2] + 40) * 8);
+    let report = killed.report();
     assert!(says(&report, Note, "journal", "records behind it"), "{}", listed(&report));
 }
 

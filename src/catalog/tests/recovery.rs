@@ -78,10 +78,10 @@ fn a_torn_tail_is_cut_at_whatever_byte_it_was_torn() {
 
 #[test]
 fn a_flipped_bit_in_what_was_durable_is_damage_and_names_the_file_and_the_place() {
-    // Records: five batches, of which the fourth is followed by a mark; the last knows of the flush.
+    // Records: five batches, of which the fourth is followed by a mark and, once that was flushed, by a witness.
     let bench = killed(4);
     let (path, records) = bench.records();
-    assert_eq!(records.len(), 6);
+    assert_eq!(records.len(), 7);
     for (n, &(at, size)) in records[..5].iter().enumerate() {
         for byte in [0, 9, 12, 16, 24, 33] {
             assert!(byte < size);
@@ -93,6 +93,20 @@ fn a_flipped_bit_in_what_was_durable_is_damage_and_names_the_file_and_the_place(
         }
     }
     assert_eq!(count(&bench.open()), 5, "refusing has changed nothing");
+}
+
+#[test]
+fn a_flipped_bit_in_what_was_synced_last_is_damage_and_no_torn_tail() {
+    let bench = killed(5);
+    let (path, records) = bench.records();
+    for &(at, _) in &records[4..6] {
+        flip(&path, at + 9, 0x10);
+        assert!(damage(bench.try_open()).contains(&format!("offset {at}")));
+        flip(&path, at + 9, 0x10);
+    }
+    // The witness itself confirms nothing that would be missed.
+    flip(&path, records[6].0 + 9, 0x10);
+    assert_eq!(count(&bench.open()), 5);
 }
 
 #[test]
@@ -148,8 +162,8 @@ fn a_journal_file_that_is_far_too_long_is_read_in_parts() {
 fn a_hole_in_what_was_never_flushed_ends_the_journal_and_never_comes_back() {
     let bench = killed(2);
     let (path, records) = bench.records();
-    // Records 1, 2, the mark, 3, 4, 5: lose batch 4.
-    let (at, size) = records[4];
+    // Records 1, 2, the mark, its witness, 3, 4, 5: lose batch 4.
+    let (at, size) = records[5];
     let mut bytes = std::fs::read(&path).unwrap();
     let lost = bytes[at..at + size].to_vec();
     bytes[at..at + size].fill(0);
