@@ -283,6 +283,28 @@ fn clear_and_cleanup_say_first_what_they_would_do() {
 }
 
 #[test]
+fn marks_are_set_shown_and_taken_back_and_a_store_without_a_limit_is_aligned_already() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "a/b"], b"x");
+        shell.ends(0, &["mark", "--evictable", "yes"], b"");
+        shell.ends(0, &["mark", "a", "a/b", "--pinned", "no", "--evictable", "no"], b"");
+        shell.ends(0, &["mark", "a/b", "--evictable", "inherit"], b"");
+        let shown = shell.json(&["mark", "", "a", "a/b"]);
+        let said: Vec<_> =
+            shown.iter().map(|mark| (mark["evictable"].as_bool(), mark["pinned"].as_bool())).collect();
+        assert_eq!(said, [(Some(true), None), (Some(false), Some(false)), (None, Some(false))]);
+        assert_eq!(shell.run(&["mark", "none", "--pinned", "yes"], b"").status.code(), Some(1));
+        assert_eq!(shell.run(&["mark", "--pinned", "perhaps"], b"").status.code(), Some(2));
+        for dry in [&["align", "--json"][..], &["align", "--json", "--dry-run"]] {
+            let done = shell.json(dry).remove(0);
+            assert!(done["goal"].is_null() && done["evicted"] == 0 && done["used"].is_u64(), "{done}");
+        }
+        assert!(shell.text(&["align"]).contains("has no limit"));
+        assert_eq!(shell.text(&["get", "a/b"]), "x");
+    });
+}
+
+#[test]
 fn compress_and_decompress_undo_one_another_and_damage_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let shell = Shell { store: dir.path().join("none"), dir: dir.path().to_owned() };

@@ -10,7 +10,7 @@ use larder::Error;
 use larder::clock::Clock;
 use support::mounted::Mounted;
 
-use larder::store::{Batch, Codec, Durability, Expiry, Key, SetOptions, Store, Touch};
+use larder::store::{Batch, Codec, Durability, Expiry, Key, Mark, Marks, SetOptions, Store, Touch};
 
 /// A store to try things on, behind one of the doors.
 struct Trial {
@@ -549,6 +549,79 @@ fn everything_can_be_cleared_and_cleaned_up() {
         store.set("again", "x").unwrap();
         trial.again();
         assert_eq!(names(trial.store(), ""), ["again"]);
+    });
+}
+
+/// Fills a store to between its low and its high mark, and lets it be aligned.
+fn align(store: &Store) {
+    let value = |n: u32| -> Vec<u8> {
+        let mut state = n | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state.to_le_bytes()
+        };
+        (0..1 << 18).flat_map(|_| next()).collect()
+    };
+    store.set("kept", value(1000)).unwrap();
+    for n in 0..67 {
+        store.set(format!("cache/{n:02}"), value(n)).unwrap();
+    }
+    store.mark("kept", Mark::Pinned(Some(true))).unwrap();
+    store.sync().unwrap();
+    let nothing = store.align().unwrap();
+    assert!(nothing.evicted == 0 && nothing.excess() > 0, "{nothing:?}");
+    assert_eq!(names(store, "").len(), 68);
+    store.mark("", Mark::Evictable(Some(true))).unwrap();
+    let would = store.would_align().unwrap();
+    assert!(would.evicted > 0 && would.evicted_bytes >= would.excess() && would.excess() > 0, "{would:?}");
+    assert_eq!(names(store, "").len(), 68);
+    let done = store.align().unwrap();
+    assert!(done.evicted > 0 && done.excess() == 0, "{done:?}");
+    let left = names(store, "");
+    assert_eq!(left.len() as u64, 68 - done.evicted);
+    assert!(left.contains(&"kept".to_owned()) && left.contains(&"cache/66".to_owned()), "{left:?}");
+    assert!(!left.contains(&"cache/00".to_owned()), "{left:?}");
+    assert!(store.get("cache/66").unwrap().unwrap() == value(66));
+    assert_eq!(store.align().unwrap().evicted, 0);
+}
+
+#[test]
+fn a_store_is_aligned_to_its_limit_and_says_before_what_would_go() {
+    const SETTINGS: [(&str, &str); 3] =
+        [("cache-size-limit", "16MiB"), ("storage-size-limit", "96MiB"), ("cache-eviction-policy", "lru")];
+    let dir = tempfile::tempdir().unwrap();
+    let options =
+        SETTINGS.iter().fold(Store::options(), |options, (name, value)| options.setting(*name, *value));
+    let store = options.open(dir.path().join("store")).unwrap();
+    align(&store);
+    store.close().unwrap();
+    let flags: Vec<String> = SETTINGS.iter().map(|(name, value)| format!("--{name}={value}")).collect();
+    if let Some(mounted) = Mounted::with(&flags.iter().map(String::as_str).collect::<Vec<_>>()) {
+        align(&Store::connect(mounted.point()).unwrap());
+    }
+}
+
+#[test]
+fn marks_are_set_read_and_taken_back_on_keys_directories_and_the_whole_store() {
+    at_each_door(|trial| {
+        let store = trial.store();
+        store.set("a/b", "x").unwrap();
+        for key in ["", "a", "a/b"] {
+            assert_eq!(store.marks(key).unwrap(), Marks::default(), "{key:?}");
+            store.mark(key, Mark::Evictable(Some(true))).unwrap();
+            store.mark(key, Mark::Pinned(Some(false))).unwrap();
+            let both = Marks { evictable: Some(true), pinned: Some(false) };
+            assert_eq!(store.marks(key).unwrap(), both, "{key:?}");
+            store.mark(key, Mark::Pinned(None)).unwrap();
+            store.mark(key, Mark::Pinned(None)).unwrap();
+            assert_eq!(store.marks(key).unwrap(), Marks { pinned: None, ..both }, "{key:?}");
+        }
+        assert!(matches!(store.mark("none", Mark::Pinned(Some(true))), Err(Error::NotFound)));
+        assert!(matches!(store.mark("/a", Mark::Pinned(Some(true))), Err(Error::Key { .. })));
+        trial.again();
+        assert_eq!(trial.store().marks("a").unwrap().evictable, Some(true));
     });
 }
 

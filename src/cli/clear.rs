@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, NO, YES};
+use super::progress::waiting;
 
 /// Remove all keys and directories of a store
 ///
@@ -46,7 +47,7 @@ impl Clear {
                 return Ok(NO);
             }
         }
-        store.clear()?;
+        waiting("removing everything", || store.clear())?;
         store.close()?;
         Ok(YES)
     }

@@ -2,6 +2,7 @@
 //! command line is wrong; those on keys 0 for done and yes, 1 for not there and no, 2 when it failed. Errors go
 //! to stderr as `larder: what: why; what to do`.
 
+mod align;
 mod at;
 mod check;
 mod cleanup;
@@ -17,7 +18,9 @@ mod has;
 mod lock;
 mod log_file;
 mod ls;
+mod mark;
 mod mount;
+mod progress;
 mod resolve;
 mod rm;
 mod set;
@@ -74,6 +77,8 @@ enum Command {
     Lock(lock::Lock),
     Resolve(resolve::Resolve),
     Du(du::Du),
+    Mark(mark::Mark),
+    Align(align::Align),
     Cleanup(cleanup::Cleanup),
     Clear(clear::Clear),
     Compress(compress::Compress),
@@ -102,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Lock(command) => return at::ended(command.run()),
         Command::Resolve(command) => return at::ended(command.run()),
         Command::Du(command) => return at::ended(command.run()),
+        Command::Mark(command) => return at::ended(command.run()),
+        Command::Align(command) => return at::ended(command.run()),
         Command::Cleanup(command) => return at::ended(command.run()),
         Command::Clear(command) => return at::ended(command.run()),
         Command::Compress(command) => return at::ended(command.run()),

@@ -9,7 +9,7 @@ use super::{Key, KeyLock};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::Kind;
-use crate::volume::{Change, Chores, Cleaned, NewFile};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile};
 
 /// An entry of a directory.
 #[derive(Debug)]
@@ -79,6 +79,11 @@ impl Door {
         through!(self, door => door.set_attribute(path, name, value))
     }
 
+    /// Errors: `NoAttribute` when it is not set.
+    pub fn remove_attribute(&self, path: &[u8], name: &str) -> Result<()> {
+        through!(self, door => door.remove_attribute(path, name))
+    }
+
     /// What is in a directory, in no order; nothing where there is none. The root is the empty path.
     pub fn list(&self, path: &[u8]) -> Result<Vec<Node>> {
         through!(self, door => door.list(path))
@@ -114,6 +119,10 @@ impl Door {
 
     pub fn cleanup(&self) -> Result<Cleaned> {
         through!(self, door => door.cleanup())
+    }
+
+    pub fn align(&self, dry_run: bool) -> Result<Aligned> {
+        through!(self, door => door.align(dry_run))
     }
 
     /// The store's directory.

@@ -41,6 +41,7 @@ mod door;
 mod key;
 mod keys;
 mod lock;
+mod marks;
 mod mounted;
 mod opened;
 mod options;
@@ -54,7 +55,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub use crate::format::Codec;
-pub use crate::volume::{Chores, Cleaned};
+pub use crate::volume::{Aligned, Chores, Cleaned};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncStore;
 pub use batch::Batch;
@@ -62,6 +63,7 @@ pub use compress::{compress, compress_stream, decompress, decompress_stream};
 pub use key::Key;
 pub use keys::Keys;
 pub use lock::KeyLock;
+pub use marks::{Mark, Marks};
 pub use options::{Durability, Expiry, Options, SetOptions};
 pub use stream::{Reader, Writer};
 
@@ -513,6 +515,26 @@ impl Store {
     /// [`Error::ReadOnly`], [`Error::Io`], [`Error::Damaged`]: something could not be done.
     pub fn cleanup(&self) -> Result<Cleaned> {
         self.door.cleanup()
+    }
+
+    /// Evicts keys to where the store takes no more than it should, by its `storage-size-limit` and
+    /// `cache-eviction-policy`, as far as they may be evicted. While the store is open that happens by itself; this does
+    /// it now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::cleanup`].
+    pub fn align(&self) -> Result<Aligned> {
+        self.door.align(false)
+    }
+
+    /// What [`Store::align`] would begin with, as far as a sample tells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the store cannot be read.
+    pub fn would_align(&self) -> Result<Aligned> {
+        self.door.align(true)
     }
 
     /// Makes everything durable and closes the store, for all clones: what is called on them afterwards fails.

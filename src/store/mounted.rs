@@ -29,7 +29,7 @@ use crate::control::Request;
 use crate::error::{Error, Result};
 use crate::format::Kind;
 use crate::mount::table;
-use crate::volume::{Change, Chores, Cleaned, NewFile, To};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, To};
 
 /// Bytes of content that go with a request; what is beyond is written through the mount.
 const WITH_REQUEST: usize = 1 << 20;
@@ -158,6 +158,11 @@ impl Mounted {
         let place = self.place(path)?.ok_or(Error::NotFound)?;
         let why = format!("{name}: {:?} is not possible", String::from_utf8_lossy(value));
         xattr::set(place.as_fd(), name, value).map_err(io_failed(&why))
+    }
+
+    pub fn remove_attribute(self: &Arc<Mounted>, path: &[u8], name: &str) -> Result<()> {
+        let place = self.place(path)?.ok_or(Error::NotFound)?;
+        xattr::remove(place.as_fd(), name).map_err(io_failed("removing an attribute"))
     }
 
     pub fn list(self: &Arc<Mounted>, path: &[u8]) -> Result<Vec<Node>> {
@@ -316,6 +321,10 @@ impl Mounted {
 
     pub fn cleanup(&self) -> Result<Cleaned> {
         remote::ask(&self.store, &Call::Cleanup)
+    }
+
+    pub fn align(&self, dry_run: bool) -> Result<Aligned> {
+        remote::ask(&self.store, &Call::Align { dry_run })
     }
 
     pub fn dir(&self) -> &Path {

@@ -8,7 +8,7 @@ use super::door::{Node, Status};
 use super::{Key, KeyLock, lock};
 use crate::error::{Error, Result};
 use crate::format::{Ino, Kind, ROOT};
-use crate::volume::{Caller, Change, Chores, Cleaned, Entry, NewFile, Pause, To, Volume};
+use crate::volume::{Aligned, Caller, Change, Chores, Cleaned, Entry, NewFile, Pause, To, Volume};
 
 /// A volume, closed with the last user of this.
 #[derive(Debug)]
@@ -60,9 +60,11 @@ impl Opened {
     }
 
     fn hold(self: &Arc<Opened>, path: &[u8]) -> Result<Option<(Held, Entry, Kind)>> {
-        let Some((entry, kind)) = found(self.volume()?.run(|volume| volume.resolve(path)))? else {
-            return Ok(None);
-        };
+        let looked_up = self.volume()?.run(|volume| match path {
+            b"" => volume.lookup(ROOT, b".").map(|entry| (entry, Kind::Directory)),
+            _ => volume.resolve(path),
+        });
+        let Some((entry, kind)) = found(looked_up)? else { return Ok(None) };
         Ok(Some((Held { opened: Arc::clone(self), ino: entry.attr.ino }, entry, kind)))
     }
 
@@ -95,6 +97,11 @@ impl Opened {
     pub fn set_attribute(self: &Arc<Opened>, path: &[u8], name: &str, value: &[u8]) -> Result<()> {
         let Some((held, ..)) = self.hold(path)? else { return Err(Error::NotFound) };
         self.volume()?.run(|volume| volume.setxattr(&self.caller, held.ino, name.as_bytes(), value, 0))
+    }
+
+    pub fn remove_attribute(self: &Arc<Opened>, path: &[u8], name: &str) -> Result<()> {
+        let Some((held, ..)) = self.hold(path)? else { return Err(Error::NotFound) };
+        self.volume()?.run(|volume| volume.removexattr(&self.caller, held.ino, name.as_bytes()))
     }
 
     /// What is in a directory, in no order; nothing where there is none.
@@ -157,6 +164,10 @@ impl Opened {
 
     pub fn cleanup(&self) -> Result<Cleaned> {
         self.volume()?.cleanup()
+    }
+
+    pub fn align(&self, dry_run: bool) -> Result<Aligned> {
+        self.volume()?.align(dry_run)
     }
 
     pub fn dir(&self) -> &Path {

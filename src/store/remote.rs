@@ -28,6 +28,9 @@ pub(super) enum Call<'a> {
     Clear,
     Chores,
     Cleanup,
+    Align {
+        dry_run: bool,
+    },
 }
 
 /// Answers a request. What comes from the client is not trusted: it may be anything.
@@ -57,6 +60,7 @@ fn perform(volume: &Volume, client: &Client) -> Result<Value> {
         Call::Clear => volume.clear(&caller(0)).map(|()| Value::Null),
         Call::Chores => value(serde_json::to_value(volume.chores()?)),
         Call::Cleanup => value(serde_json::to_value(volume.cleanup()?)),
+        Call::Align { dry_run } => value(serde_json::to_value(volume.align(dry_run)?)),
     };
     // Whoever asked will look through the mount next.
     volume.wait_told();

@@ -39,3 +39,12 @@ pub(super) fn set(file: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> 
     let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     if done == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
+
+/// Removes an attribute.
+#[expect(unsafe_code, reason = "neither the standard library nor nix has removexattr")]
+pub(super) fn remove(file: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let (path, name) = (path(file)?, CString::new(name)?);
+    // SAFETY: both strings end in NUL and live through the call.
+    let done = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}

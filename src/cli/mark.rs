@@ -1,0 +1,82 @@
+//! `larder mark`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use larder::error::{Error, Result};
+use larder::store::{Mark as Said, Store};
+
+use super::at::{At, EXIT, YES, failed};
+
+/// Say what may be evicted, of keys or of directories for all that is in them
+///
+/// The nearest that says something counts: the key, else the directory that it is in, and so on. Without an option what
+/// is said of them is shown, as JSON, an object a line. Without a key the whole store is meant.
+#[derive(clap::Args)]
+#[command(after_help = EXIT)]
+pub struct Mark {
+    #[command(flatten)]
+    at: At,
+    /// The keys and directories
+    #[arg(value_name = "KEY")]
+    keys: Vec<OsString>,
+    /// Whether they may be evicted when the store is full
+    #[arg(long, value_name = "WHETHER")]
+    evictable: Option<Whether>,
+    /// Whether they are never evicted, evictable or not
+    #[arg(long, value_name = "WHETHER")]
+    pinned: Option<Whether>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Whether {
+    Yes,
+    No,
+    /// As the directory says
+    Inherit,
+}
+
+impl Whether {
+    fn said(self) -> Option<bool> {
+        match self {
+            Whether::Yes => Some(true),
+            Whether::No => Some(false),
+            Whether::Inherit => None,
+        }
+    }
+}
+
+impl Mark {
+    pub fn run(mut self) -> Result<u8> {
+        if self.keys.is_empty() {
+            self.keys.push(OsString::new());
+        }
+        let evictable = self.evictable.map(|set| Said::Evictable(set.said()));
+        let pinned = self.pinned.map(|set| Said::Pinned(set.said()));
+        let marks: Vec<Said> = evictable.into_iter().chain(pinned).collect();
+        let store = self.at.open(false)?;
+        let mut code = YES;
+        for key in &self.keys {
+            let done = match marks.is_empty() {
+                true => show(&store, key),
+                false => marks.iter().try_for_each(|mark| store.mark(key.as_bytes(), *mark)),
+            };
+            if let Err(error) = done {
+                code = code.max(failed(key, &error));
+            }
+        }
+        store.close()?;
+        Ok(code)
+    }
+}
+
+fn show(store: &Store, key: &OsString) -> Result<()> {
+    let marks = store.marks(key.as_bytes())?;
+    let failed = |error: serde_json::Error| Error::io("writing JSON")(error.into());
+    let mut object = serde_json::to_value(marks).map_err(failed)?;
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("key".to_owned(), String::from_utf8_lossy(key.as_bytes()).into());
+    }
+    println!("{object}");
+    Ok(())
+}

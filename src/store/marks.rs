@@ -1,0 +1,80 @@
+//! What is said of keys, or of directories for all that is in them: Larder's attributes that are inherited.
+
+use serde::Serialize;
+
+use super::{Key, Store};
+use crate::error::{Error, Result};
+
+/// Something to be said of a key, or of a directory for all keys in it; the nearest that says something counts. `None` says
+/// no more than what holds above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Whether it may be evicted when the store is full, and has a `cache-eviction-policy`.
+    Evictable(Option<bool>),
+    /// Whether it is never evicted, evictable or not.
+    Pinned(Option<bool>),
+}
+
+/// What is said of a key or a directory itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Marks {
+    /// Whether it may be evicted.
+    pub evictable: Option<bool>,
+    /// Whether it is never evicted.
+    pub pinned: Option<bool>,
+}
+
+const EVICTABLE: &str = "user.larder.evictable";
+const PINNED: &str = "user.larder.pinned";
+
+impl Store {
+    /// Marks a key or a directory. The empty key is the whole store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]: it is not there. Else as [`Store::set`].
+    ///
+    /// ```
+    /// # use larder::store::{Mark, Store};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path().join("store"))?;
+    /// store.set("cache/a", "a result")?;
+    /// store.mark("cache", Mark::Evictable(Some(true)))?;
+    /// assert_eq!(store.marks("cache")?.evictable, Some(true));
+    /// # Ok::<(), larder::Error>(())
+    /// ```
+    pub fn mark(&self, key: impl AsRef<[u8]>, mark: Mark) -> Result<()> {
+        let flag = |flag: Option<bool>| flag.map(|flag| if flag { "1" } else { "0" });
+        let (name, value) = match mark {
+            Mark::Evictable(set) => (EVICTABLE, flag(set)),
+            Mark::Pinned(set) => (PINNED, flag(set)),
+        };
+        let path = path(key.as_ref())?;
+        match value {
+            Some(value) => self.door.set_attribute(path, name, value.as_bytes()),
+            None => match self.door.remove_attribute(path, name) {
+                Err(Error::NoAttribute) => Ok(()),
+                done => done,
+            },
+        }
+    }
+
+    /// What a key or a directory is marked with itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::mark`].
+    pub fn marks(&self, key: impl AsRef<[u8]>) -> Result<Marks> {
+        let path = path(key.as_ref())?;
+        let flag = |name| Ok::<_, Error>(self.door.attribute(path, name)?.map(|value| value == b"1"));
+        Ok(Marks { evictable: flag(EVICTABLE)?, pinned: flag(PINNED)? })
+    }
+}
+
+/// A key, or the root.
+fn path(key: &[u8]) -> Result<&[u8]> {
+    if !key.is_empty() {
+        Key::new(key)?;
+    }
+    Ok(key)
+}
