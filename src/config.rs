@@ -23,6 +23,8 @@ pub struct Settings {
     pub cache_size_limit: u64,
     /// Pages with fewer bytes than this are stored as they are.
     pub cache_compression_threshold: u32,
+    /// The time to live of new files where no directory says another, seconds.
+    pub cache_ttl: Option<u32>,
     /// What goes first of what is evictable, when the store is full.
     pub cache_eviction_policy: Policy,
     /// How long at most an acknowledged change may be lost at power loss.
@@ -109,6 +111,9 @@ pub const NEW_FILE: &str = "\
 # Memory for file content and metadata, at least 16MiB.
 # cache-size-limit = \"256MiB\"
 
+# How long new files live where no directory says another (user.larder.default-ttl).
+# cache-ttl = \"never\"
+
 # What goes first when the store nears its limit, of the keys that user.larder.evictable allows: lru (least recently
 # used), lfu (least frequently used), size (largest), ttl (expires soonest), none (nothing goes).
 # cache-eviction-policy = \"none\"
@@ -129,6 +134,7 @@ impl Settings {
             storage_compression: Codec::Lz4,
             cache_size_limit: 256 << 20,
             cache_compression_threshold: 128,
+            cache_ttl: None,
             cache_eviction_policy: Policy::None,
             commit_interval: Duration::from_secs(5),
         }
@@ -180,7 +186,7 @@ impl Settings {
                 "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
                 "commit-interval" => duration(self.commit_interval),
                 "cache-eviction-policy" => self.cache_eviction_policy.to_string(),
-                "cache-ttl" => "never".to_owned(),
+                "cache-ttl" => self.cache_ttl.map_or("never".to_owned(), |seconds| format!("{seconds}s")),
                 // Whose feature is not there yet.
                 _ => "none".to_owned(),
             };
@@ -246,9 +252,13 @@ impl Settings {
                     at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "16MiB").map_err(bad)?;
             }
             "cache-ttl" => {
-                if value != "never" && !parse_duration(value).map_err(bad)?.is_zero() {
-                    return Err(not_yet(place, value, "never"));
-                }
+                let ttl = match value {
+                    "never" => Duration::ZERO,
+                    _ => parse_duration(value).map_err(bad)?,
+                };
+                let seconds = ttl.as_millis().div_ceil(1000);
+                let seconds = u32::try_from(seconds).map_err(|_| bad("at most 49710d".to_owned()))?;
+                self.cache_ttl = Some(seconds).filter(|seconds| *seconds > 0);
             }
             "cache-eviction-policy" => {
                 self.cache_eviction_policy = value.parse().map_err(|error: Error| bad(error.to_string()))?;

@@ -89,7 +89,7 @@ fn a_setting_that_is_wrong_is_refused_before_anything_is_made() {
         (["--cache-size-limit", "1MiB"], "at least 16MiB"),
         (["--storage-encryption", "aes-256-gcm"], "not yet available"),
         (["-o", "fancy"], "-o fancy"),
-        (["-o", "cache-ttl=1d"], "not yet available"),
+        (["-o", "storage-encryption=aes-256-gcm"], "not yet available"),
     ] {
         let output = larder(&["mount", flag[0], flag[1], path, point]);
         assert_eq!(output.status.code(), Some(1), "{flag:?}");

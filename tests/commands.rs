@@ -295,6 +295,12 @@ fn marks_are_set_shown_and_taken_back_and_a_store_without_a_limit_is_aligned_alr
         assert_eq!(said, [(Some(true), None), (Some(false), Some(false)), (None, Some(false))]);
         assert_eq!(shell.run(&["mark", "none", "--pinned", "yes"], b"").status.code(), Some(1));
         assert_eq!(shell.run(&["mark", "--pinned", "perhaps"], b"").status.code(), Some(2));
+        shell.ends(0, &["mark", "a", "--default-ttl", "2h"], b"");
+        shell.ends(2, &["mark", "a/b", "--default-ttl", "2h"], b"");
+        shell.ends(2, &["mark", "a", "--default-ttl", "soon"], b"");
+        assert_eq!(shell.json(&["mark", "a"]).remove(0)["default_ttl"], "7200");
+        shell.ends(0, &["set", "a/c"], b"x");
+        assert!(shell.json(&["stat", "a/c", "--json"]).remove(0)["expires"].is_string());
         for dry in [&["align", "--json"][..], &["align", "--json", "--dry-run"]] {
             let done = shell.json(dry).remove(0);
             assert!(done["goal"].is_null() && done["evicted"] == 0 && done["used"].is_u64(), "{done}");

@@ -1,4 +1,4 @@
-//! Stores that may not grow beyond their limit, through real mounts.
+//! Stores that may not grow beyond their limit, and files that go by themselves, through real mounts.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use std::time::Duration;
 
-use support::mounted::{Mounted, larder, succeeds};
+use support::mounted::{Mounted, larder, succeeds, wait_until};
 use support::sys;
 
 const MIB: u64 = 1 << 20;
@@ -127,6 +127,32 @@ fn what_is_open_or_pinned_or_not_evictable_stays_and_what_the_kernel_only_knows_
     for name in stay {
         assert!(fs::read(mounted.at(name)).unwrap() == old(name), "{name}");
     }
+    mounted.umount();
+    is_sound(&mounted);
+}
+
+#[test]
+fn what_is_made_where_a_directory_says_so_goes_by_itself_and_cp_carries_that_along() {
+    let Some(mut mounted) = Mounted::with(&["--cache-size-limit", "32MiB", "--cache-ttl", "1h"]) else {
+        return;
+    };
+    let (brief, lasting) = (mounted.at("brief"), mounted.at("brief/lasting"));
+    fs::create_dir_all(&lasting).unwrap();
+    for (path, value) in [(&brief, "1s"), (&lasting, "never")] {
+        sys::setxattr(path, b"user.larder.default-ttl", value.as_bytes(), 0).unwrap();
+    }
+    let ttl = |path: &Path| sys::getxattr(path, b"user.larder.ttl").ok();
+    for dir in [&mounted.point(), &brief, &lasting] {
+        fs::write(dir.join("file"), "content").unwrap();
+    }
+    wait_until("the end of a file", Duration::from_secs(20), || !brief.join("file").exists());
+    assert!(ttl(&lasting.join("file")).is_none());
+    let hour: u32 = String::from_utf8(ttl(&mounted.at("file")).unwrap()).unwrap().parse().unwrap();
+    assert!((3000..=3600).contains(&hour), "{hour}");
+    let refused = sys::setxattr(&brief, b"user.larder.default-ttl", b"soon", 0).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EINVAL));
+    succeeds(std::process::Command::new("cp").arg("-a").args([&brief, &mounted.at("copy")]));
+    assert_eq!(sys::getxattr(&mounted.at("copy"), b"user.larder.default-ttl").unwrap(), b"1");
     mounted.umount();
     is_sound(&mounted);
 }

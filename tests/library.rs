@@ -612,16 +612,30 @@ fn marks_are_set_read_and_taken_back_on_keys_directories_and_the_whole_store() {
             assert_eq!(store.marks(key).unwrap(), Marks::default(), "{key:?}");
             store.mark(key, Mark::Evictable(Some(true))).unwrap();
             store.mark(key, Mark::Pinned(Some(false))).unwrap();
-            let both = Marks { evictable: Some(true), pinned: Some(false) };
-            assert_eq!(store.marks(key).unwrap(), both, "{key:?}");
+            let both = Marks { evictable: Some(true), pinned: Some(false), default_ttl: None };
+            assert_eq!(store.marks(key).unwrap(), both.clone(), "{key:?}");
             store.mark(key, Mark::Pinned(None)).unwrap();
             store.mark(key, Mark::Pinned(None)).unwrap();
             assert_eq!(store.marks(key).unwrap(), Marks { pinned: None, ..both }, "{key:?}");
         }
         assert!(matches!(store.mark("none", Mark::Pinned(Some(true))), Err(Error::NotFound)));
         assert!(matches!(store.mark("/a", Mark::Pinned(Some(true))), Err(Error::Key { .. })));
+        let hour = Mark::DefaultTtl(Some(Expiry::In(Duration::from_secs(3600))));
+        assert!(matches!(store.mark("a/b", hour), Err(Error::NotPermitted)));
+        store.mark("a", hour).unwrap();
         trial.again();
-        assert_eq!(trial.store().marks("a").unwrap().evictable, Some(true));
+        let store = trial.store();
+        let marks = store.marks("a").unwrap();
+        assert_eq!((marks.evictable, marks.default_ttl.as_deref()), (Some(true), Some("3600")));
+        for (key, content) in [("a/new/small", text(1)), ("a/new/large", text(100_000))] {
+            store.set(key, content).unwrap();
+            let left =
+                store.stat(key).unwrap().unwrap().expires.unwrap().duration_since(Clock::System.now().into());
+            assert!((3500..=3600).contains(&left.unwrap().as_secs()), "{key}");
+        }
+        store.mark("a", Mark::DefaultTtl(None)).unwrap();
+        store.set("a/b", "x").unwrap();
+        assert_eq!(store.stat("a/b").unwrap().unwrap().expires, None);
     });
 }
 

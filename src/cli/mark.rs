@@ -7,8 +7,9 @@ use larder::error::{Error, Result};
 use larder::store::{Mark as Said, Store};
 
 use super::at::{At, EXIT, YES, failed};
+use super::set::expiry;
 
-/// Say what may be evicted, of keys or of directories for all that is in them
+/// Say what may be evicted, or how long it lives, of keys or of directories for all that is in them
 ///
 /// The nearest that says something counts: the key, else the directory that it is in, and so on. Without an option what
 /// is said of them is shown, as JSON, an object a line. Without a key the whole store is meant.
@@ -26,6 +27,9 @@ pub struct Mark {
     /// Whether they are never evicted, evictable or not
     #[arg(long, value_name = "WHETHER")]
     pinned: Option<Whether>,
+    /// How long files live that are made below, in directories: 3600, 90m, 7d, never, or inherit
+    #[arg(long, value_name = "DURATION")]
+    default_ttl: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -53,7 +57,11 @@ impl Mark {
         }
         let evictable = self.evictable.map(|set| Said::Evictable(set.said()));
         let pinned = self.pinned.map(|set| Said::Pinned(set.said()));
-        let marks: Vec<Said> = evictable.into_iter().chain(pinned).collect();
+        let ttl = match self.default_ttl.as_deref() {
+            Some("inherit") => Some(Said::DefaultTtl(None)),
+            ttl => expiry(ttl, None)?.map(|expiry| Said::DefaultTtl(Some(expiry))),
+        };
+        let marks: Vec<Said> = evictable.into_iter().chain(pinned).chain(ttl).collect();
         let store = self.at.open(false)?;
         let mut code = YES;
         for key in &self.keys {

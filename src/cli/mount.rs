@@ -51,7 +51,7 @@ pub struct Mount {
     /// Memory for content and metadata, at least 16MiB [default: 256MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Settings")]
     cache_size_limit: Option<String>,
-    /// Not yet available in this version; only "never"
+    /// How long new files live, where no directory says another [default: never]
     #[arg(long, value_name = "DURATION", help_heading = "Settings")]
     cache_ttl: Option<String>,
     /// What goes first when the store is full, of what is evictable: lru, lfu, size, ttl, none [default: none]

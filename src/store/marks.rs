@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Key, Store};
+use super::{Expiry, Key, Store};
 use crate::error::{Error, Result};
 
 /// Something to be said of a key, or of a directory for all keys in it; the nearest that says something counts. `None` says
@@ -13,26 +13,32 @@ pub enum Mark {
     Evictable(Option<bool>),
     /// Whether it is never evicted, evictable or not.
     Pinned(Option<bool>),
+    /// When files that are made below a directory expire: [`Expiry::Never`], or [`Expiry::In`] some time.
+    DefaultTtl(Option<Expiry>),
 }
 
 /// What is said of a key or a directory itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Marks {
     /// Whether it may be evicted.
     pub evictable: Option<bool>,
     /// Whether it is never evicted.
     pub pinned: Option<bool>,
+    /// How long files live that are made below: seconds, or `never`.
+    pub default_ttl: Option<String>,
 }
 
 const EVICTABLE: &str = "user.larder.evictable";
 const PINNED: &str = "user.larder.pinned";
+const DEFAULT_TTL: &str = "user.larder.default-ttl";
 
 impl Store {
     /// Marks a key or a directory. The empty key is the whole store.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]: it is not there. Else as [`Store::set`].
+    /// [`Error::NotFound`]: it is not there. [`Error::NotPermitted`]: a time to live for what is made below what is no
+    /// directory. [`Error::Invalid`]: one that is none. Else as [`Store::set`].
     ///
     /// ```
     /// # use larder::store::{Mark, Store};
@@ -44,10 +50,11 @@ impl Store {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn mark(&self, key: impl AsRef<[u8]>, mark: Mark) -> Result<()> {
-        let flag = |flag: Option<bool>| flag.map(|flag| if flag { "1" } else { "0" });
+        let flag = |flag: Option<bool>| flag.map(|flag| if flag { "1" } else { "0" }.to_owned());
         let (name, value) = match mark {
             Mark::Evictable(set) => (EVICTABLE, flag(set)),
             Mark::Pinned(set) => (PINNED, flag(set)),
+            Mark::DefaultTtl(set) => (DEFAULT_TTL, set.map(ttl).transpose()?),
         };
         let path = path(key.as_ref())?;
         match value {
@@ -67,7 +74,18 @@ impl Store {
     pub fn marks(&self, key: impl AsRef<[u8]>) -> Result<Marks> {
         let path = path(key.as_ref())?;
         let flag = |name| Ok::<_, Error>(self.door.attribute(path, name)?.map(|value| value == b"1"));
-        Ok(Marks { evictable: flag(EVICTABLE)?, pinned: flag(PINNED)? })
+        let default_ttl = self.door.attribute(path, DEFAULT_TTL)?;
+        let default_ttl = default_ttl.map(|value| String::from_utf8_lossy(&value).into_owned());
+        Ok(Marks { evictable: flag(EVICTABLE)?, pinned: flag(PINNED)?, default_ttl })
+    }
+}
+
+/// A time to live as the attribute has it.
+fn ttl(expiry: Expiry) -> Result<String> {
+    match expiry {
+        Expiry::Never => Ok("never".to_owned()),
+        Expiry::In(time) => Ok(time.as_secs_f64().ceil().to_string()),
+        Expiry::At(_) => Err(Error::Invalid("a time to live is a duration, not a moment".into())),
     }
 }
 

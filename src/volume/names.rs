@@ -9,6 +9,7 @@ use super::{Volume, check_name};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, ROOT, encode, keys};
+use crate::shelf;
 
 /// The cookies of `.` and `..`; those of entries are larger, as a hash is never 0.
 const COOKIE_DOT: u64 = 1;
@@ -191,9 +192,12 @@ impl Volume {
             return Err(self.taken(&mut tree, there.ino, now));
         }
         let kind = Kind::of_mode(mode);
+        let mut draft = Draft::default();
+        let ttl = self.ttl_in(&mut tree, &draft, dir)?;
         let parent = tree.directory(dir)?;
         let attributes = attributes(dir, parent)?;
-        let (mut rec, inherited) = self.newborn(caller, &parent.rec, attributes, mode, now)?;
+        let (mut rec, inherited) = self.newborn(caller, &parent.rec, attributes, mode, ttl, now)?;
+        let expires = rec.expires;
         rec.rdev = rdev;
         rec.size = target.as_ref().map_or(0, |target| target.len() as u64);
         rec.target = target;
@@ -203,26 +207,33 @@ impl Volume {
         parent.size += 1;
         (parent.mtime, parent.ctime) = (now, now);
         let ino = Ino(tree.counters.last_ino + 1);
-        let mut draft = Draft::default();
+        if let Some(at) = expires {
+            draft.batch.put(keys::expiry(at.secs(), ino), Vec::new());
+        }
         draft.birth(ino, rec, inherited);
         draft.inode(dir, parent);
         draft.entry(dir, name, Some((ino, kind)));
         self.commit(&mut tree, draft)?;
         tree.refs.take(ino);
+        if let Some(at) = expires {
+            self.expiry_set(at);
+        }
         Ok(self.entry_of(ino, tree.get(ino)?, now))
     }
 
     /// A new inode in a directory, and the attributes that it gets: what follows from who makes it, and
-    /// what it inherits. It is not linked yet.
+    /// what it inherits. `ttl`: the time to live of files there. It is not linked yet, and not marked to expire.
     pub(super) fn newborn(
         &self,
         caller: &Caller,
         parent: &InodeRecord,
         attributes: &Attributes,
         mode: u32,
+        ttl: Option<u32>,
         now: Time,
     ) -> Result<(InodeRecord, Attributes)> {
         let kind = Kind::of_mode(mode);
+        let ttl = ttl.filter(|_| kind != Kind::Directory);
         let inherited = if kind == Kind::Symlink { None } else { acl::inherit(attributes, mode)? };
         let mut rec = InodeRecord {
             mode: inherited.as_ref().map_or(mode & !caller.umask, |inherited| inherited.mode),
@@ -241,8 +252,8 @@ impl Volume {
             shared: false,
             xattrs: 0,
             codec: parent.codec,
-            expires: None,
-            period: None,
+            expires: ttl.map(|seconds| shelf::after(now, seconds)),
+            period: ttl,
             links: Links::Many,
             target: None,
         };

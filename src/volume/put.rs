@@ -359,11 +359,12 @@ impl Volume {
         now: Time,
     ) -> Step<(crate::format::InodeRecord, Attributes)> {
         let parent = draft_record(tree, &plan.draft, dir)?;
+        let ttl = self.ttl_in(tree, &plan.draft, dir)?;
         let there = match plan.draft.attributes_of_born(dir) {
             Some(born) => born,
             None => attributes(dir, tree.get(dir)?)?,
         };
-        Ok(self.newborn(caller, &parent, there, mode, now)?)
+        Ok(self.newborn(caller, &parent, there, mode, ttl, now)?)
     }
 
     /// Gives a file without a name its one name, with what is asked of it.
@@ -392,7 +393,8 @@ impl Volume {
         rec.ctime = now;
         rec.codec = new.codec.or(rec.codec);
         (rec.expires, rec.period) = match new.expiry {
-            None => (rec.expires, rec.period),
+            // What its directory says counts from now on.
+            None => (rec.period.map(|seconds| shelf::after(now, seconds)), rec.period),
             Some(Expiry::Never) => (None, None),
             Some(Expiry::At(at)) => (Some(at), None),
             Some(Expiry::In(seconds)) => (Some(shelf::after(now, seconds)), Some(seconds)),
@@ -476,14 +478,15 @@ impl Volume {
                     _ => break,
                 }
             }
+            let mut draft = Draft::default();
+            let ttl = volume.ttl_in(&mut tree, &draft, dir)?;
             let parent = tree.directory(dir)?;
             let there = attributes(dir, parent)?;
             let (mut rec, inherited) =
-                volume.newborn(caller, &parent.rec, there, libc::S_IFREG | 0o666, now)?;
+                volume.newborn(caller, &parent.rec, there, libc::S_IFREG | 0o666, ttl, now)?;
             rec.nlink = 0;
             rec.codec = new.codec.or(rec.codec);
             let ino = Ino(tree.counters.last_ino + 1);
-            let mut draft = Draft::default();
             draft.birth(ino, rec, inherited);
             draft.unlinked(ino);
             tree.refs.take(ino);

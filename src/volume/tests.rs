@@ -1,6 +1,7 @@
 //! What the model does not reach: limits that are made small here, background work, failures.
 
 mod crash;
+mod default_ttl;
 mod evict;
 
 use std::path::Path;

@@ -157,11 +157,11 @@ impl Volume {
             acl::ACCESS | acl::DEFAULT => return self.set_acl(&mut tree, caller, ino, name, value, now),
             _ => check_namespace(name)?,
         }
+        let inode = tree.get(ino)?;
         let value = match Mark::of(name) {
-            Some(mark) => mark.check(value)?,
+            Some(mark) => mark.check(value, inode.rec.kind())?,
             None => value.to_vec(),
         };
-        let inode = tree.get(ino)?;
         let there = attributes(ino, inode)?;
         let old = there.get(name);
         check_flags(flags, old.is_some())?;
