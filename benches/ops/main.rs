@@ -3,6 +3,7 @@
 //!
 //! Figures go to standard output, one a line: `name<TAB>value<TAB>unit`.
 
+mod beside;
 mod bulk;
 mod micro;
 mod text;
@@ -18,6 +19,7 @@ usage: ops micro DIR [-t THREADS] [--pin CPU] [--only OP,OP...]   µs an operati
        ops write FILE MIB        write that much text that lz4 halves, then fsync: MB/s
        ops read FILE             read it to the end: MB/s
        ops fsync-create DIR N    create N small files, each with an fsync: seconds
+       ops beside DIR N          create N files alone, and N beside a thread that fsyncs: µs, 50 and 99 % of them
        ops tree DIR N            make N source files in 400 directories, the same ones each time
        ops million DIR N         make N files of a few bytes, 1,000 a directory: seconds";
 
@@ -29,6 +31,7 @@ fn main() -> io::Result<()> {
         ["write", file, mib] => bulk::write(Path::new(file), number(mib)?),
         ["read", file] => bulk::read(Path::new(file)),
         ["fsync-create", dir, count] => bulk::create_and_fsync(Path::new(dir), number(count)?),
+        ["beside", dir, count] => beside::run(Path::new(dir), number(count)?),
         ["tree", dir, count] => bulk::source_tree(Path::new(dir), number(count)?),
         ["million", dir, count] => bulk::many_files(Path::new(dir), number(count)?),
         // `cargo bench` starts every bench with --bench.
