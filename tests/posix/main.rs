@@ -24,6 +24,7 @@ use std::path::Path;
 
 use parking_lot::{Mutex, MutexGuard};
 use support::mounted::Mounted;
+use support::random::{Random, setting};
 
 /// Tests that fork hand their descriptors to the child for a moment, which would hold locks and mounts
 /// of others in the same process: where a runner gives them one process, they run one after another.
@@ -71,44 +72,6 @@ fn errno<T>(outcome: std::io::Result<T>) -> i32 {
     match outcome {
         Ok(_) => 0,
         Err(error) => error.raw_os_error().unwrap_or(-1),
-    }
-}
-
-/// A number for how long or how large, from the environment where it is set.
-fn setting(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
-}
-
-/// Random numbers that a seed repeats: xorshift64* (Vigna 2016).
-struct Random(u64);
-
-impl Random {
-    /// From `LARDER_TEST_SEED`, or the clock; printed, so that a failure can be repeated.
-    fn new() -> Random {
-        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-        let seed = setting("LARDER_TEST_SEED", clock() % 1_000_000_007);
-        println!("LARDER_TEST_SEED={seed}");
-        Random::of(seed)
-    }
-
-    fn of(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// Bytes that do not compress.
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
     }
 }
 

@@ -1,4 +1,5 @@
 //! What several test programs need.
 
 pub mod mounted;
+pub mod random;
 pub mod sys;

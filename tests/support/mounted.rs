@@ -66,10 +66,13 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
 /// A mounted store. Dropped, it is unmounted, also after a failed assertion.
 pub struct Mounted {
     dir: tempfile::TempDir,
+    store: PathBuf,
     daemon: Option<i32>,
     flags: Vec<String>,
     /// Whether the store has a disk of its own.
     disk: bool,
+    /// Where set, the daemon may have so many open files.
+    descriptors: Option<u32>,
 }
 
 impl Mounted {
@@ -79,43 +82,54 @@ impl Mounted {
     }
 
     pub fn with(flags: &[&str]) -> Option<Mounted> {
-        Mounted::make(flags, None)
+        if !can_mount() {
+            return None;
+        }
+        let mut mounted = Mounted::unmounted(None, flags);
+        mounted.mount();
+        Some(mounted)
     }
 
     /// As [`Mounted::with`], the store on a disk (in memory) of its own with so many MiB.
     pub fn on_disk(mib: u64, flags: &[&str]) -> Option<Mounted> {
-        Mounted::make(flags, Some(mib))
-    }
-
-    fn make(flags: &[&str], mib: Option<u64>) -> Option<Mounted> {
         if !can_mount() {
             return None;
         }
+        let mut mounted = Mounted::unmounted(None, flags);
+        let (store, none) = (mounted.store(), nix::mount::MsFlags::empty());
+        std::fs::create_dir(&store).unwrap();
+        let size = format!("size={mib}m");
+        nix::mount::mount(Some("disk"), &store, Some("tmpfs"), none, Some(size.as_str())).unwrap();
+        mounted.disk = true;
+        mounted.mount();
+        Some(mounted)
+    }
+
+    /// With a daemon that may have so many open files.
+    pub fn with_descriptors(descriptors: u32, flags: &[&str]) -> Option<Mounted> {
+        if !can_mount() {
+            return None;
+        }
+        let mut mounted = Mounted::unmounted(None, flags);
+        mounted.descriptors = Some(descriptors);
+        mounted.mount();
+        Some(mounted)
+    }
+
+    /// Not yet mounted; the store lies there, or beside the mount point.
+    pub fn unmounted(store: Option<PathBuf>, flags: &[&str]) -> Mounted {
         let dir = tempfile::tempdir().unwrap();
         // Other users come here too.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), all).unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
+        let store = store.unwrap_or_else(|| dir.path().join("store"));
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
-        let mut mounted = Mounted { dir, daemon: None, flags, disk: mib.is_some() };
-        if let Some(mib) = mib {
-            let (store, none) = (mounted.store(), nix::mount::MsFlags::empty());
-            std::fs::create_dir(&store).unwrap();
-            nix::mount::mount(
-                Some("disk"),
-                &store,
-                Some("tmpfs"),
-                none,
-                Some(format!("size={mib}m").as_str()),
-            )
-            .unwrap();
-        }
-        mounted.mount();
-        Some(mounted)
+        Mounted { dir, store, daemon: None, flags, disk: false, descriptors: None }
     }
 
     pub fn store(&self) -> PathBuf {
-        self.dir.path().join("store")
+        self.store.clone()
     }
 
     pub fn point(&self) -> PathBuf {
@@ -136,7 +150,15 @@ impl Mounted {
 
     pub fn mount(&mut self) {
         assert_eq!(self.daemon, None, "it is mounted");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        let mut command = match self.descriptors {
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]);
+                shell.arg(env!("CARGO_BIN_EXE_larder"));
+                shell
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_larder")),
+        };
         command.env_remove("LARDER_LOG").arg("mount").args(&self.flags);
         succeeds(command.arg(self.store()).arg(self.point()));
         self.daemon = Some(self.status()["pid"].as_i64().expect("status names the daemon") as i32);
@@ -174,16 +196,40 @@ impl Mounted {
         self.ended();
     }
 
+    /// The daemon's process.
+    pub fn daemon(&self) -> i32 {
+        self.daemon.unwrap()
+    }
+
+    /// Sees that nothing is left of the mount, neither its daemon nor the mount itself; the store may be in whatever state.
+    pub fn is_over(&mut self) {
+        if let Some(daemon) = self.daemon {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(daemon), Signal::SIGKILL);
+            self.ended();
+        }
+        let _ = nix::mount::umount2(&self.point(), nix::mount::MntFlags::MNT_DETACH);
+    }
+
+    /// `larder check` of the store, which nobody has open, must find nothing wrong.
+    pub fn check(&self) {
+        succeeds(Command::new(env!("CARGO_BIN_EXE_larder")).arg("check").arg(self.store()));
+    }
+
     /// The daemon's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.store().join("larder.log")).unwrap_or_default()
     }
 
     fn ended(&mut self) {
-        let stat = format!("/proc/{}/stat", self.daemon.take().unwrap());
-        // Whoever adopted it may not have collected it yet: a zombie has ended too.
+        let process = format!("/proc/{}", self.daemon.take().unwrap());
+        // Whoever adopted it may not have collected it yet: a zombie has ended too, once its threads have: before that they
+        // hold its files, and the store's lock.
         wait_until("the end of the daemon", Duration::from_secs(30), || {
-            std::fs::read_to_string(&stat).map_or(true, |text| text.contains(") Z"))
+            let threads = std::fs::read_dir(format!("{process}/task")).map_or(0, |tasks| tasks.count());
+            threads <= 1
+                && std::fs::read_to_string(format!("{process}/stat"))
+                    .map_or(true, |text| text.contains(") Z"))
         });
     }
 }
