@@ -10,7 +10,7 @@ use crate::format::{FORMAT_VERSION, FormatLine};
 use crate::io::Io;
 
 /// What a store's directory may hold beside `segments/` and `journal/`.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 15] = [
     "FORMAT",
     "FORMAT.new",
     "larder.toml",
@@ -23,6 +23,9 @@ const KNOWN: [&str; 12] = [
     "segments",
     "backup",
     "reserve",
+    "scrub.json",
+    "scrub.json.new",
+    "larder.toml.new",
 ];
 
 /// What to do with a bad FORMAT, of format 2.

@@ -23,6 +23,7 @@ mod mount;
 mod progress;
 mod resolve;
 mod rm;
+mod scrub;
 mod set;
 mod stat;
 mod status;
@@ -79,6 +80,7 @@ enum Command {
     Du(du::Du),
     Mark(mark::Mark),
     Align(align::Align),
+    Scrub(scrub::Scrub),
     Cleanup(cleanup::Cleanup),
     Clear(clear::Clear),
     Compress(compress::Compress),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Du(command) => return at::ended(command.run()),
         Command::Mark(command) => return at::ended(command.run()),
         Command::Align(command) => return at::ended(command.run()),
+        Command::Scrub(command) => return at::ended(command.run()),
         Command::Cleanup(command) => return at::ended(command.run()),
         Command::Clear(command) => return at::ended(command.run()),
         Command::Compress(command) => return at::ended(command.run()),

@@ -324,6 +324,13 @@ impl Segments for LocalSegments {
         }
     }
 
+    fn drop_cached(&self, id: SegmentId) {
+        let open = self.state.lock().room.get(id).map(|open| open.file.clone());
+        if let Ok(file) = self.files.get(id, open) {
+            file.drop_cached();
+        }
+    }
+
     fn sync(&self) -> Result<()> {
         let mut failed = self.syncing.lock();
         if let Some(why) = &*failed {

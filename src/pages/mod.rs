@@ -65,6 +65,9 @@ pub trait Segments: Send + Sync {
     fn append(&self, class: Class, frames: &[u8]) -> Result<Extent>;
     /// The bytes of an extent.
     fn read(&self, extent: Extent) -> Result<Vec<u8>>;
+    /// Lets the system forget what it keeps of a segment in memory and has written: the next reads tell what the
+    /// disk has. A hint.
+    fn drop_cached(&self, id: SegmentId);
     /// Makes all that was appended before the call durable. Costs nothing when nothing was.
     fn sync(&self) -> Result<()>;
     /// Gives an extent's room back. The caller has made durable that nothing refers to it.

@@ -9,7 +9,7 @@ use super::{Key, KeyLock};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::Kind;
-use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed};
 
 /// An entry of a directory.
 #[derive(Debug)]
@@ -123,6 +123,10 @@ impl Door {
 
     pub fn align(&self, dry_run: bool) -> Result<Aligned> {
         through!(self, door => door.align(dry_run))
+    }
+
+    pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed> {
+        through!(self, door => door.scrub(from, bytes))
     }
 
     /// The store's directory.

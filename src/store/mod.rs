@@ -55,7 +55,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub use crate::format::Codec;
-pub use crate::volume::{Aligned, Chores, Cleaned};
+pub use crate::volume::{Aligned, Chores, Cleaned, Hurt, Place, Scrubbed};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncStore;
 pub use batch::Batch;
@@ -526,6 +526,31 @@ impl Store {
     /// As [`Store::cleanup`].
     pub fn align(&self) -> Result<Aligned> {
         self.door.align(false)
+    }
+
+    /// Reads what is stored once more, from a place on, until so many bytes of the disk have been verified. Begin with
+    /// [`Place::default`], go on with [`Scrubbed::next`]; wait in between, where others use the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Damaged`]: the catalog cannot be read. What is damaged of the content is told in
+    /// [`Scrubbed::hurt`].
+    ///
+    /// ```
+    /// # use larder::store::{Place, Store};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = Store::open(dir.path().join("store"))?;
+    /// store.set("key", "value")?;
+    /// let mut place = Some(Place::default());
+    /// while let Some(from) = place {
+    ///     let part = store.scrub(from, 8 << 20)?;
+    ///     assert!(part.hurt.is_empty());
+    ///     place = part.next;
+    /// }
+    /// # Ok::<(), larder::Error>(())
+    /// ```
+    pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed> {
+        self.door.scrub(from, bytes)
     }
 
     /// What [`Store::align`] would begin with, as far as a sample tells.

@@ -29,7 +29,7 @@ use crate::control::Request;
 use crate::error::{Error, Result};
 use crate::format::Kind;
 use crate::mount::table;
-use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, To};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed, To};
 
 /// Bytes of content that go with a request; what is beyond is written through the mount.
 const WITH_REQUEST: usize = 1 << 20;
@@ -325,6 +325,10 @@ impl Mounted {
 
     pub fn align(&self, dry_run: bool) -> Result<Aligned> {
         remote::ask(&self.store, &Call::Align { dry_run })
+    }
+
+    pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed> {
+        remote::ask(&self.store, &Call::Scrub { from, bytes })
     }
 
     pub fn dir(&self) -> &Path {

@@ -8,7 +8,9 @@ use super::door::{Node, Status};
 use super::{Key, KeyLock, lock};
 use crate::error::{Error, Result};
 use crate::format::{Ino, Kind, ROOT};
-use crate::volume::{Aligned, Caller, Change, Chores, Cleaned, Entry, NewFile, Pause, To, Volume};
+use crate::volume::{
+    Aligned, Caller, Change, Chores, Cleaned, Entry, NewFile, Pause, Place, Scrubbed, To, Volume,
+};
 
 /// A volume, closed with the last user of this.
 #[derive(Debug)]
@@ -168,6 +170,10 @@ impl Opened {
 
     pub fn align(&self, dry_run: bool) -> Result<Aligned> {
         self.volume()?.align(dry_run)
+    }
+
+    pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed> {
+        self.volume()?.scrub(from, bytes)
     }
 
     pub fn dir(&self) -> &Path {

@@ -13,7 +13,7 @@ use crate::control::{Client, MAX_BODY, Request, ask_with};
 use crate::error::{Error, Result};
 use crate::format::{decode_borrowed, encode};
 use crate::mount::errno::errno;
-use crate::volume::{Caller, Change, To, Volume};
+use crate::volume::{Caller, Change, Place, To, Volume};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +30,10 @@ pub(super) enum Call<'a> {
     Cleanup,
     Align {
         dry_run: bool,
+    },
+    Scrub {
+        from: Place,
+        bytes: u64,
     },
 }
 
@@ -61,6 +65,7 @@ fn perform(volume: &Volume, client: &Client) -> Result<Value> {
         Call::Chores => value(serde_json::to_value(volume.chores()?)),
         Call::Cleanup => value(serde_json::to_value(volume.cleanup()?)),
         Call::Align { dry_run } => value(serde_json::to_value(volume.align(dry_run)?)),
+        Call::Scrub { from, bytes } => value(serde_json::to_value(volume.scrub(from, bytes)?)),
     };
     // Whoever asked will look through the mount next.
     volume.wait_told();

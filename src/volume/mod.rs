@@ -34,6 +34,7 @@ mod open;
 mod put;
 mod readahead;
 mod refs;
+mod scrub;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,7 @@ pub use evict::Aligned;
 use evict::Evictor;
 pub use put::{BATCH_MAX, Change, Expiry, NewFile, To, check_path};
 use readahead::Readahead;
+pub use scrub::{Hurt, Place, Scrubbed};
 use tree::Tree;
 pub use types::*;
 

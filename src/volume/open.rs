@@ -322,6 +322,9 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         "index.redb",
         "FORMAT.new",
         "reserve",
+        "scrub.json",
+        "scrub.json.new",
+        "larder.toml.new",
     ];
     if !known && there.iter().any(|path| own.iter().all(|name| !is(&path, name))) {
         return Err(Error::store(
