@@ -23,12 +23,14 @@
 //! ```
 
 use std::cmp::Ordering;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
+use crate::io::Io;
 
 /// The version of the on-disk format: the only one that this build writes and reads. Version 1 was never released.
 pub const FORMAT_VERSION: u32 = 2;
@@ -272,6 +274,25 @@ pub struct FormatLine {
 }
 
 impl FormatLine {
+    /// That of a store of this build's version.
+    pub fn of(id: u64) -> FormatLine {
+        FormatLine { version: FORMAT_VERSION, id: Some(id) }
+    }
+
+    /// Writes it to a store's FORMAT, durably: there is the old one or the new one.
+    pub fn write(&self, io: &dyn Io, dir: &Path) -> Result<()> {
+        let (new, format) = (dir.join("FORMAT.new"), dir.join("FORMAT"));
+        let write = || {
+            let file = io.open(&new, true)?;
+            file.set_len(0)?;
+            file.write_all_at(format!("{self}\n").as_bytes(), 0)?;
+            file.sync()?;
+            io.rename(&new, &format)?;
+            io.sync_dir(dir)
+        };
+        write().map_err(Error::io(format!("{}: cannot write FORMAT", dir.display())))
+    }
+
     /// Whether this build reads the store; the error says why not and what to do.
     pub fn check(&self) -> Result<(), String> {
         match self.version.cmp(&FORMAT_VERSION) {
@@ -310,6 +331,12 @@ pub struct PageRecord {
     pub extent: Extent,
     /// The frame's checksum: a frame that has another is not this page's.
     pub checksum: u64,
+}
+
+impl PageRecord {
+    /// That of a page whose content is lost: reading it is an error until it is written anew. Segment 0 is none.
+    pub const LOST: PageRecord =
+        PageRecord { extent: Extent { segment: SegmentId(0), offset: 0, len: 0 }, checksum: 0 };
 }
 
 /// Bytes written to a page since its frame, made durable ahead of the next frame.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::nodes::Nodes;
-use super::report::remedy::{FREEZE, RESTORE, RID};
+use super::report::remedy::{FREEZE, RID};
 use super::report::{Report, Severity};
 use super::tree::Missing;
 use super::{OnProgress, Options, Progress, scan};
@@ -27,12 +27,32 @@ const LOST: &str = "the page cannot be read; restore the file, or write it anew"
 
 /// What the catalog says of a segment, and what was found.
 #[derive(Debug, Default)]
-struct Segment {
+pub struct Segment {
     /// Bytes of frames that its record counts as live.
-    says: Option<u64>,
+    pub says: Option<u64>,
     /// Page records and releases that name frames in it.
     refs: usize,
-    live: u64,
+    pub live: u64,
+}
+
+/// What a repair must know of a finding to mend it.
+#[derive(Debug)]
+pub enum Fault {
+    /// The frame of this page was written for another, `of`, as the frame with this sequence number.
+    Foreign { ino: Ino, page: PageNo, of: (Ino, PageNo), sequence: u64 },
+    /// Another page's frame lies where this one's does, and they are not the same.
+    Clash { ino: Ino, page: PageNo },
+    /// The frames of this file have content up to this byte, and the file ends before.
+    Beyond { ino: Ino, end: u64 },
+    /// A frame is counted to have other owners than these, or one of the inodes does not know that it shares it.
+    Owners { segment: SegmentId, offset: u32, owners: u32, inos: Vec<Ino> },
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub segments: BTreeMap<SegmentId, Segment>,
+    pub faults: Vec<Fault>,
 }
 
 /// One that names a frame.
@@ -53,7 +73,7 @@ pub fn check(
     options: &Options,
     report: &mut Report,
     progress: OnProgress<'_>,
-) -> Result<()> {
+) -> Result<Found> {
     let patched = check_patches(engine, nodes, report)?;
     let mut found = count(engine, nodes, report, progress)?;
     scan(engine, keys::SEGMENT, &mut |key, value| {
@@ -68,8 +88,17 @@ pub fn check(
     let there: BTreeMap<SegmentId, u64> = segments.list()?.iter().map(|info| (info.id, info.used)).collect();
     report.figures.segment_bytes = segments.list()?.iter().map(|info| info.allocated).sum();
     report.figures.dead_segments = there.keys().filter(|id| !found.contains_key(id)).count() as u64;
-    let mut check =
-        Frames { engine, segments, there, patched, options, progress, total: 0, done: AtomicU64::new(0) };
+    let mut check = Frames {
+        engine,
+        segments,
+        there,
+        patched,
+        options,
+        progress,
+        total: 0,
+        done: AtomicU64::new(0),
+        faults: Mutex::default(),
+    };
     check.total = nodes.iter().map(|node| node.found_stored).sum();
 
     let mut group = BTreeSet::new();
@@ -95,7 +124,9 @@ pub fn check(
     }
     nodes.live = found.values().map(|segment| segment.live).sum();
     report.figures.live_bytes = nodes.live;
-    stale_owners(engine, &found, report)
+    let mut faults = check.faults.into_inner();
+    stale_owners(engine, &found, report, &mut faults)?;
+    Ok(Found { segments: found, faults })
 }
 
 fn name(id: SegmentId) -> String {
@@ -123,7 +154,7 @@ fn check_patches(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Res
                         "a patch of page {} cannot be read ({error}): the store cannot be mounted",
                         page.0
                     ),
-                    RESTORE,
+                    FREEZE,
                 );
             }
         };
@@ -162,7 +193,14 @@ fn count(
                 return report.inode(Severity::Error, "pages", ino, what, LOST);
             }
         };
-        found.entry(record.extent.segment).or_default().refs += 1;
+        let is_lost = record == PageRecord::LOST;
+        if is_lost {
+            let what =
+                format!("the content of page {} is lost: a repair found nothing that it could be", page.0);
+            report.inode(Severity::Error, "pages", ino, what, LOST);
+        } else {
+            found.entry(record.extent.segment).or_default().refs += 1;
+        }
         let Some(node) = nodes.get_mut(ino) else { return missing.tell(ino, "page records", report) };
         node.found_pages += 1;
         node.found_stored += u64::from(record.extent.len);
@@ -193,17 +231,20 @@ fn stale_owners(
     engine: &dyn Engine,
     found: &BTreeMap<SegmentId, Segment>,
     report: &mut Report,
+    faults: &mut Vec<Fault>,
 ) -> Result<()> {
     scan(engine, keys::OWNERS, &mut |key, _| {
         if let Some((id, offset)) = keys::release_of(key)
             && found.get(&id).is_none_or(|segment| segment.refs == 0)
         {
-            stale_owner(id, offset, report);
+            stale_owner(id, offset, report, faults);
         }
     })
 }
 
-fn stale_owner(id: SegmentId, offset: u32, report: &mut Report) {
+fn stale_owner(segment: SegmentId, offset: u32, report: &mut Report, faults: &mut Vec<Fault>) {
+    faults.push(Fault::Owners { segment, offset, owners: 0, inos: Vec::new() });
+    let id = segment;
     let what = "owners are counted of a frame that nothing refers to";
     report.warning("owners", format!("{}, offset {offset}", name(id)), what, RID);
 }
@@ -219,6 +260,7 @@ struct Frames<'a> {
     progress: OnProgress<'a>,
     total: u64,
     done: AtomicU64,
+    faults: Mutex<Vec<Fault>>,
 }
 
 impl Frames<'_> {
@@ -260,13 +302,15 @@ impl Frames<'_> {
         let mut work = Vec::new();
         for refs in refs.chunk_by(|a, b| a.extent.segment == b.extent.segment) {
             let Some(id) = refs.first().map(|r| r.extent.segment) else { continue };
-            let live = self.places(refs, &mut owners, report);
+            let live = self.places(refs, &mut owners, nodes, report);
             found.entry(id).or_default().live = live;
             if self.is_readable(id, refs.len(), report)? {
                 work.push(refs);
             }
         }
-        owners.keys().for_each(|(id, offset)| stale_owner(*id, *offset, report));
+        let mut faults = self.faults.lock();
+        owners.keys().for_each(|(id, offset)| stale_owner(*id, *offset, report, &mut faults));
+        drop(faults);
         self.verify(&work, nodes, report);
         Ok(())
     }
@@ -294,8 +338,17 @@ impl Frames<'_> {
         &self,
         refs: &[Ref],
         owners: &mut BTreeMap<(SegmentId, u32), Option<u32>>,
+        nodes: &Nodes,
         report: &mut Report,
     ) -> u64 {
+        let mut faults = self.faults.lock();
+        let mut clash = |r: &Ref| {
+            if r.checksum.is_some() {
+                faults.push(Fault::Clash { ino: r.ino, page: r.page });
+            }
+        };
+        let mut before: &[Ref] = &[];
+        let mut owned: Vec<Fault> = Vec::new();
         let mut live = 0;
         let mut end = u64::from(FIRST_FRAME);
         for same in refs.chunk_by(|a, b| a.extent.offset == b.extent.offset) {
@@ -308,6 +361,10 @@ impl Frames<'_> {
                     first.ino, first.page.0
                 );
                 report.error("pages", place(), what, LOST);
+                before.iter().chain(same).for_each(&mut clash);
+            }
+            if u64::from(offset) + u64::from(len) >= end {
+                before = same;
             }
             end = end.max(u64::from(offset) + u64::from(len));
             live += u64::from(len);
@@ -321,12 +378,24 @@ impl Frames<'_> {
                     first.ino, first.page.0, other.ino, other.page.0
                 );
                 report.error("pages", place(), what, LOST);
+                same.iter().for_each(&mut clash);
             }
             let counted = owners.remove(&(segment, offset));
             let found = same.len() as u32;
+            let inos = || same.iter().filter(|r| r.checksum.is_some()).map(|r| r.ino);
+            let unaware = inos().find(|ino| found > 1 && nodes.get(*ino).is_some_and(|node| !node.shared));
+            let right = counted.map_or(found == 1, |says| says == Some(found));
+            if !right || unaware.is_some() {
+                owned.push(Fault::Owners { segment, offset, owners: found, inos: inos().collect() });
+            }
             match counted {
-                Some(Some(says)) if says == found => {}
-                None if found == 1 => {}
+                Some(Some(says)) if says == found && unaware.is_some() => {
+                    let what = format!(
+                        "the frame has {found} owners, and one of them does not know that it is shared"
+                    );
+                    report.error("owners", place(), what, FREEZE);
+                }
+                _ if right => {}
                 Some(Some(says)) => {
                     report.error(
                         "owners",
@@ -354,6 +423,7 @@ impl Frames<'_> {
             let what = format!("it has {used} bytes, and frames reach to {end}: it has been cut off");
             report.error("segments", name(id), what, "restore it from a backup");
         }
+        faults.append(&mut owned);
         live
     }
 
@@ -418,6 +488,9 @@ impl Frames<'_> {
                 && !node.shared
             {
                 let what = format!("the frame is that of page {} of {}", header.page.0, header.ino);
+                let of = (header.ino, header.page);
+                let foreign = Fault::Foreign { ino: r.ino, page: r.page, of, sequence: header.sequence };
+                self.faults.lock().push(foreign);
                 wrong(Severity::Error, what, "restore the file, or write it anew");
             }
             if len > 1 << node.page_shift {
@@ -431,6 +504,7 @@ impl Frames<'_> {
                 && !self.patched.contains(&(r.ino, r.page))
             {
                 let what = format!("the frame has content up to byte {end}, the file ends at {}", node.size);
+                self.faults.lock().push(Fault::Beyond { ino: r.ino, end });
                 wrong(Severity::Warning, what, "it would show when the file grows: write the file anew");
             }
         }

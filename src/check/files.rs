@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use super::report::Report;
-use super::report::remedy::RESTORE;
 use crate::config::{self, Settings};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT_VERSION, FormatLine};
 use crate::io::Io;
 
 /// What a store's directory may hold beside `segments/` and `journal/`.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "FORMAT",
     "FORMAT.new",
     "larder.toml",
@@ -22,14 +21,15 @@ const KNOWN: [&str; 15] = [
     "journal",
     "segments",
     "backup",
+    "damaged",
     "reserve",
     "scrub.json",
     "scrub.json.new",
     "larder.toml.new",
 ];
 
-/// What to do with a bad FORMAT, of format 2.
-const LINE: &str = "write the line `larder 2 ID` into it, ID being any 16 hexadecimal digits";
+/// What to do with a bad FORMAT.
+const LINE: &str = "larder check --repair writes it anew";
 
 /// The most of a small file that is read, bytes.
 const SMALL: usize = 1 << 20;
@@ -91,7 +91,7 @@ pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
     for part in ["journal", "segments"] {
         if !there(part) {
             let place = dir.join(part).display().to_string();
-            report.error(part, place, "missing", RESTORE);
+            report.error(part, place, "missing", "restore it from a backup");
         }
     }
     if there("journal") {
@@ -133,7 +133,7 @@ fn names(io: &dyn Io, dir: &Path) -> Result<Vec<String>> {
 }
 
 /// The start of a small file.
-fn read(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
+pub fn read(io: &dyn Io, path: &Path) -> Result<Vec<u8>> {
     let failed = || Error::io(format!("reading {}", path.display()));
     let file = io.open_read(path).map_err(failed())?;
     let mut bytes = vec![0; SMALL.min(file.len().map_err(failed())? as usize)];

@@ -17,6 +17,7 @@
 mod content;
 mod files;
 mod nodes;
+mod repair;
 mod report;
 mod tree;
 
@@ -29,6 +30,7 @@ use crate::format::keys;
 use crate::io::{Io, Lock, Overlay};
 use crate::pages::LocalSegments;
 
+pub use repair::{Action, Repaired, repair};
 use report::remedy;
 pub use report::{Figures, Finding, Report, Severity};
 
@@ -108,9 +110,8 @@ fn lock(io: &dyn Io, dir: &Path) -> Result<Option<Lock>> {
 
 /// The catalog and the segments as the next mount would find them; none when there is no catalog to be had.
 fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(LocalCatalog, LocalSegments)>> {
-    let remedy = remedy::RESTORE;
     let place = dir.join("index.redb").display().to_string();
-    let no_catalog = |report: &mut Report, error| match error {
+    let no_catalog = |report: &mut Report, error, remedy| match error {
         Error::Damaged(what) => {
             report.error("catalog", place.clone(), what, remedy);
             Ok(None)
@@ -123,7 +124,7 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     };
     let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io.clone()));
     if let Err(error) = verify_index(&overlay, dir) {
-        return no_catalog(report, error);
+        return no_catalog(report, error, remedy::RESTORE);
     }
     // Another one: what the verification has put in order must not hide what a mount would find.
     let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io));
@@ -137,7 +138,8 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     });
     let engine = match opened {
         Ok(engine) => engine,
-        Err(error) => return no_catalog(report, error),
+        // The index is sound: it is the journal.
+        Err(error) => return no_catalog(report, error, remedy::GO_BACK),
     };
     for what in engine.dropped() {
         report.note(

@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::report::remedy::{COPY, FREEZE, RID};
+use super::report::remedy::{FREEZE, MEND, RID};
 use super::report::{Report, Severity};
 use crate::format::{Ino, InodeRecord, Kind, Links, ROOT};
 
@@ -103,7 +103,7 @@ impl Node {
     }
 
     /// Links that its names are worth: a directory has its own `.` and the `..` of those in it.
-    fn found_nlink(&self) -> u32 {
+    pub fn found_nlink(&self) -> u32 {
         match (self.is_dir(), self.ino == ROOT || self.found_names > 0) {
             (false, _) => self.found_names,
             (true, true) => 2 + self.found_dirs,
@@ -162,7 +162,7 @@ impl Nodes {
                             "tree",
                             node.ino,
                             "the directory lies within itself, and cannot be reached",
-                            COPY,
+                            MEND,
                         );
                         break;
                     }
@@ -193,7 +193,7 @@ fn settle_links(node: &Node, report: &mut Report) {
             error(format!("{found} directory entries name the root"), RID);
         }
     } else if node.nlink > 0 && found == 0 {
-        error("no directory entry names it: it cannot be reached".into(), COPY);
+        error("no directory entry names it: it cannot be reached".into(), MEND);
         return;
     } else if node.is_dir() && found > 1 {
         error(format!("{found} directory entries name this directory, which can have one"), FREEZE);

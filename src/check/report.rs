@@ -8,16 +8,19 @@ use crate::format::{Ino, InodeRecord, Links, ROOT, decode, keys};
 /// The most findings that are kept; the others are counted.
 const KEPT: usize = 10_000;
 
-/// What can be done today, where a finding has nothing better to say: there is no repair.
+/// What can be done, where a finding has nothing better to say.
 pub mod remedy {
-    /// The store cannot be mounted.
+    /// The store cannot be mounted, and a repair does not help.
     pub const RESTORE: &str = "restore the store from a backup of its directory";
-    /// Something cannot be reached or read.
-    pub const COPY: &str = "restore what it held from a backup, and copy the tree into a new store";
+    /// The journal cannot be read to its end.
+    pub const GO_BACK: &str =
+        "restore the store from a backup, or go back to what was before that with larder check --repair";
+    /// Something that cannot be reached, or that contradicts itself.
+    pub const MEND: &str = "larder check --repair brings it back, or into lost+found";
     /// Something wrong that would lose content when it is relied upon.
-    pub const FREEZE: &str = "copy the tree into a new store before anything is written or deleted here";
+    pub const FREEZE: &str = "run larder check --repair before anything is written or deleted here";
     /// Something wrong that loses nothing.
-    pub const RID: &str = "no content is lost by it; a new store that the tree is copied into is rid of it";
+    pub const RID: &str = "no content is lost by it; larder check --repair puts it right";
 }
 
 /// The deepest path that is told.
@@ -188,7 +191,7 @@ impl Report {
 }
 
 /// The path of an inode, as far as the records lead; of several, one.
-fn path_of(engine: &dyn Engine, mut ino: Ino) -> Option<String> {
+pub(super) fn path_of(engine: &dyn Engine, mut ino: Ino) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
     while ino != ROOT {
         let record: InodeRecord = decode(&engine.get(&keys::inode(ino)).ok()??, "inode").ok()?;

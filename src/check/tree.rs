@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::nodes::{Node, Nodes, place_hash};
-use super::report::remedy::{COPY, FREEZE, RESTORE, RID};
+use super::report::remedy::{FREEZE, MEND, RID};
 use super::report::{Report, Severity};
 use super::{OnProgress, Progress, scan};
 use crate::catalog::Engine;
@@ -32,13 +32,37 @@ const TAGS: [(u8, usize, usize); 14] = [
     (b'X', 10, 9 + NAME_MAX),
 ];
 
+/// The kinds of file in a mode.
+pub const KINDS: [u32; 7] = [
+    libc::S_IFREG,
+    libc::S_IFDIR,
+    libc::S_IFLNK,
+    libc::S_IFIFO,
+    libc::S_IFCHR,
+    libc::S_IFBLK,
+    libc::S_IFSOCK,
+];
+
+/// log2 of the page sizes that a file can have.
+pub const PAGE_SHIFTS: std::ops::RangeInclusive<u8> = 12..=20;
+
+/// The largest size of a file, bytes.
+pub fn largest(page_shift: u8) -> u64 {
+    (u64::from(u32::MAX) << page_shift.min(20)).min(i64::MAX as u64)
+}
+
 /// How many records pass between two tellings of progress.
 const TELL: u64 = 4096;
 
-/// Whether a key is one of the format's; tells when it is not.
-fn is_key(key: &[u8], report: &mut Report) -> bool {
+/// Whether a key is one of the format's.
+pub fn is_known(key: &[u8]) -> bool {
     let known = key.first().and_then(|tag| TAGS.iter().find(|(known, ..)| known == tag));
-    let good = known.is_some_and(|(_, least, most)| (*least..=*most).contains(&key.len()));
+    known.is_some_and(|(_, least, most)| (*least..=*most).contains(&key.len()))
+}
+
+/// [`is_known`]; tells when it is not.
+fn is_key(key: &[u8], report: &mut Report) -> bool {
+    let good = is_known(key);
     if !good {
         report.error("catalog", format!("key {}", hex(key)), "it is none of this format", RID);
     }
@@ -69,33 +93,24 @@ pub fn load(engine: &dyn Engine, report: &mut Report, progress: OnProgress<'_>) 
                 check_record(ino, &rec, report);
                 nodes.push(Node::new(ino, &rec));
             }
-            Err(error) => report.inode(Severity::Error, "inode", ino, unreadable(error), COPY),
+            Err(error) => report.inode(Severity::Error, "inode", ino, unreadable(error), MEND),
         }
     })?;
     report.figures.inodes = nodes.iter().count() as u64;
     if nodes.get(ROOT).is_none_or(|root| !root.is_dir()) {
-        report.inode(Severity::Error, "inode", ROOT, "there is no root directory", RESTORE);
+        report.inode(Severity::Error, "inode", ROOT, "there is no root directory", MEND);
     }
     Ok(nodes)
 }
 
 /// What a record says must be possible in itself.
 fn check_record(ino: Ino, rec: &InodeRecord, report: &mut Report) {
-    let mut wrong = |what: String| report.inode(Severity::Error, "inode", ino, what, COPY);
+    let mut wrong = |what: String| report.inode(Severity::Error, "inode", ino, what, MEND);
     let kind = rec.kind();
-    let known = [
-        libc::S_IFREG,
-        libc::S_IFDIR,
-        libc::S_IFLNK,
-        libc::S_IFIFO,
-        libc::S_IFCHR,
-        libc::S_IFBLK,
-        libc::S_IFSOCK,
-    ];
-    if !known.contains(&(rec.mode & libc::S_IFMT)) || rec.mode & !(libc::S_IFMT | 0o7777) != 0 {
+    if !KINDS.contains(&(rec.mode & libc::S_IFMT)) || rec.mode & !(libc::S_IFMT | 0o7777) != 0 {
         wrong(format!("its mode {:o} is impossible", rec.mode));
     }
-    if !(12..=20).contains(&rec.page_shift) {
+    if !PAGE_SHIFTS.contains(&rec.page_shift) {
         wrong(format!("its pages have 2^{} bytes, possible are 2^12 to 2^20", rec.page_shift));
     }
     match &rec.target {
@@ -106,7 +121,7 @@ fn check_record(ino: Ino, rec: &InodeRecord, report: &mut Report) {
         None if kind == Kind::Symlink => wrong("a symbolic link without a target".into()),
         _ => {}
     }
-    if kind == Kind::File && rec.size > (u64::from(u32::MAX) << rec.page_shift.min(20)).min(i64::MAX as u64) {
+    if kind == Kind::File && rec.size > largest(rec.page_shift) {
         wrong(format!("its size of {} bytes is more than a file can have", rec.size));
     }
     match &rec.links {
@@ -231,7 +246,7 @@ fn check_entries(
         let mut wrong = |what: String, remedy| report.inode(Severity::Error, "names", dir, what, remedy);
         let bucket = match decode::<Bucket>(value, "directory entry") {
             Ok(bucket) => bucket,
-            Err(error) => return wrong(format!("an entry of it cannot be read ({error})"), COPY),
+            Err(error) => return wrong(format!("an entry of it cannot be read ({error})"), MEND),
         };
         if bucket.is_empty() {
             wrong(format!("its bucket {hash:014x} is empty"), RID);
@@ -242,10 +257,10 @@ fn check_entries(
             entries += 1;
             let name = entry.name.escape_ascii();
             if !is_name(&entry.name) {
-                wrong(format!("the name {name:?} is impossible"), COPY);
+                wrong(format!("the name {name:?} is impossible"), MEND);
             }
             if name_hash(&entry.name) != hash {
-                wrong(format!("the entry {name:?} lies where it is not found: its hash is another"), COPY);
+                wrong(format!("the entry {name:?} lies where it is not found: its hash is another"), MEND);
             }
             if u32::from(entry.slot) >= 1 << SLOT_BITS || !slots.insert(entry.slot) {
                 wrong(
@@ -254,10 +269,10 @@ fn check_entries(
                 );
             }
             if !names.insert(&entry.name) {
-                wrong(format!("the name {name:?} is there twice"), COPY);
+                wrong(format!("the name {name:?} is there twice"), MEND);
             }
             let Some(target) = nodes.get_mut(entry.ino) else {
-                wrong(format!("the entry {name:?} names {}, which is not there", entry.ino), COPY);
+                wrong(format!("the entry {name:?} names {}, which is not there", entry.ino), MEND);
                 continue;
             };
             if target.kind != entry.kind {
@@ -281,7 +296,7 @@ fn check_entries(
             }
             Some(node) => {
                 let what = format!("it has directory entries and is a {:?}", node.kind);
-                report.inode(Severity::Error, "names", dir, what, COPY);
+                report.inode(Severity::Error, "names", dir, what, MEND);
             }
             None => missing.tell(dir, "directory entries", report),
         }
@@ -301,7 +316,7 @@ impl Missing {
         if self.last != Some((ino, what)) {
             self.last = Some((ino, what));
             let what = format!("not there, and has {what}");
-            report.inode(Severity::Error, "inode", ino, what, COPY);
+            report.inode(Severity::Error, "inode", ino, what, MEND);
         }
     }
 }
@@ -315,13 +330,13 @@ pub fn counters(engine: &dyn Engine, nodes: &Nodes, report: &mut Report) -> Resu
         report.error("counters", "the time of the last expiry", unreadable(error), RID);
     }
     let Some(value) = engine.get(&keys::counters())? else {
-        report.error("counters", place, "missing: the store cannot be mounted", RESTORE);
+        report.error("counters", place, "missing: the store cannot be mounted", MEND);
         return Ok(());
     };
     let says = match decode::<CounterRecord>(&value, "counters") {
         Ok(says) => says,
         Err(error) => {
-            report.error("counters", place, unreadable(error), RESTORE);
+            report.error("counters", place, unreadable(error), MEND);
             return Ok(());
         }
     };

@@ -8,20 +8,32 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use larder::check::{self, Options, Progress, Report, Severity};
+use larder::clock::Clock;
 use larder::error::Result;
 use larder::io::RealDisk;
 
-/// Check a store that is not mounted: every structure, reference, count and frame
+/// Check a store that is not mounted: every structure, reference, count and frame; mend it if asked to
 ///
-/// Nothing in the store is changed. What is found is printed, one finding a line: how bad it is, where, what
-/// is wrong, and what to do. Notes tell of what a crash leaves and the next mount puts in order: they are
+/// Without --repair nothing in the store is changed. What is found is printed, one finding a line: how bad it is,
+/// where, what is wrong, and what to do. Notes tell of what a crash leaves and the next mount puts in order: they are
 /// nothing wrong.
 ///
-/// Exit status: 0 when nothing is wrong, 1 when something is, 2 when the store could not be checked.
+/// With --repair what can be mended is mended, and printed. Nothing that is stored is deleted: what lost its name gets
+/// one in lost+found, what is taken out of use is kept in STORE/damaged. Content that cannot be read stays an error
+/// to read, and an index that is damaged is left as it is.
+///
+/// Exit status, as of fsck(8): 0 when nothing is wrong, 1 when all that was wrong has been mended, 4 when something is
+/// wrong, 8 when the store could not be checked or mended.
 #[derive(clap::Args)]
 pub struct Check {
     /// The store
     store: PathBuf,
+    /// Mend what can be mended
+    #[arg(long, conflicts_with = "quick")]
+    repair: bool,
+    /// With --repair: change nothing, as without it
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
     /// Leave the content unread: check the catalog, and that all frames have their place
     #[arg(long)]
     quick: bool,
@@ -30,31 +42,63 @@ pub struct Check {
     json: bool,
 }
 
+/// Exit statuses, those of fsck(8).
+mod status {
+    pub const MENDED: u8 = 1;
+    pub const WRONG: u8 = 4;
+    pub const FAILED: u8 = 8;
+}
+
 impl Check {
     pub fn run(self) -> Result<ExitCode> {
-        let report = match self.check() {
-            Ok(report) => report,
-            Err(error) => {
-                eprintln!("larder: {error}");
-                return Ok(ExitCode::from(2));
-            }
-        };
-        if self.json {
-            let text = serde_json::to_string(&report);
-            println!("{}", text.map_err(|error| larder::Error::io("writing the findings")(error.into()))?);
-        } else {
-            self.print(&report);
-        }
-        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let done = if self.repair && !self.dry_run { self.repair() } else { self.check() };
+        done.or_else(|error| {
+            eprintln!("larder: {error}");
+            Ok(ExitCode::from(status::FAILED))
+        })
     }
 
-    fn check(&self) -> Result<Report> {
+    fn check(&self) -> Result<ExitCode> {
         let store = super::store_of(&self.store)?.0;
         let options = Options { content: !self.quick, ..Options::default() };
         let bar = bar();
-        let report = check::check(Arc::new(RealDisk), &store, &options, &|progress| show(&bar, progress));
+        let report = check::check(Arc::new(RealDisk), &store, &options, &|progress| show(&bar, progress))?;
         bar.finish_and_clear();
-        report
+        match self.json {
+            true => print_json(&report)?,
+            false => self.print(&report),
+        }
+        Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(status::WRONG) })
+    }
+
+    fn repair(&self) -> Result<ExitCode> {
+        let store = super::store_of(&self.store)?.0;
+        let bar = bar();
+        let disk = Arc::new(RealDisk);
+        let repaired = check::repair(disk, &store, &Options::default(), &Clock::System, &|progress| {
+            show(&bar, progress)
+        })?;
+        bar.finish_and_clear();
+        if self.json {
+            print_json(&repaired)?;
+        } else {
+            if !repaired.found.is_clean() {
+                repaired.found.findings.iter().for_each(|finding| println!("{finding}"));
+            }
+            repaired.done.iter().for_each(|action| println!("mended: {action}"));
+            if repaired.omitted > 0 {
+                println!("... and {} more", repaired.omitted);
+            }
+            if !repaired.found.is_clean() {
+                println!("what is left:");
+            }
+            self.print(&repaired.left);
+        }
+        Ok(match (repaired.found.is_clean(), repaired.left.is_clean()) {
+            (true, _) => ExitCode::SUCCESS,
+            (false, true) => ExitCode::from(status::MENDED),
+            (false, false) => ExitCode::from(status::WRONG),
+        })
     }
 
     fn print(&self, report: &Report) {
@@ -82,6 +126,12 @@ impl Check {
             println!("the check could not go on: without a catalog, nothing else can be checked");
         }
     }
+}
+
+fn print_json(what: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string(what);
+    println!("{}", text.map_err(|error| larder::Error::io("writing the findings")(error.into()))?);
+    Ok(())
 }
 
 /// A line of progress where a person waits; elsewhere none.

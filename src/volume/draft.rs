@@ -8,7 +8,9 @@ use super::Volume;
 use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
 use crate::catalog::Batch;
 use crate::error::Result;
-use crate::format::{Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, SegmentRecord, Seq, encode, keys};
+use crate::format::{
+    Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, PageRecord, SegmentRecord, Seq, encode, keys,
+};
 
 /// Directory entries that change: directory, name, what the name is to mean.
 type EntryChange = (Ino, Box<[u8]>, Option<(Ino, Kind)>);
@@ -187,6 +189,9 @@ impl Draft {
 
     /// A frame that a page refers to no longer. When it may be shared, its owners are counted later.
     pub fn free_extent(&mut self, extent: Extent, ino: Ino, page: PageNo, shared: bool) {
+        if extent == PageRecord::LOST.extent {
+            return;
+        }
         if shared {
             let key = keys::release(extent.segment, extent.offset, ino, page);
             self.batch.put(key.clone(), encode(&extent.len));

@@ -159,6 +159,9 @@ impl Volume {
     pub(super) fn read_frame(&self, ino: Ino, no: PageNo, out: &mut Vec<u8>) -> Result<()> {
         let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(()) };
         let record: PageRecord = decode(&value, "page record")?;
+        if record == PageRecord::LOST {
+            return Err(self.page_is_lost(ino, no));
+        }
         let place = record.extent;
         let opened =
             self.segments.read(place).and_then(|bytes| frame::open_into(&bytes, record.checksum, out));
@@ -173,6 +176,11 @@ impl Volume {
             }
             other => other,
         })
+    }
+
+    /// The error of reading a page whose content is lost.
+    pub(super) fn page_is_lost(&self, ino: Ino, no: PageNo) -> Error {
+        Error::Damaged(format!("{}: the content of page {} is lost", self.name_of(ino), no.0))
     }
 
     /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.

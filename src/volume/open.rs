@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::config::{Policy, Settings};
 use crate::error::{Error, Result};
 use crate::format::{
-    CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, Patch, ROOT, SegmentRecord, decode, encode, keys,
+    CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, Patch, ROOT, SegmentId, SegmentRecord, decode,
+    encode, keys,
 };
 use crate::io::{Io, Lock};
 use crate::pages::{LocalSegments, Segments};
@@ -63,6 +64,7 @@ impl Volume {
             before_checkpoint: Box::new(move || synced.sync()),
         })?;
         let engine = Arc::new(engine);
+        let live = live_segments(&*engine)?;
         let frames = engine.last_seq().0 << 16;
         let volume = Arc::new(Volume {
             io,
@@ -93,10 +95,11 @@ impl Volume {
         });
         if fresh {
             volume.found()?;
-            write_format(&*volume.io, &dir)?;
+            // Marks the directory as a store.
+            FormatLine::of(volume.io.new_id()).write(&*volume.io, &dir)?;
         }
         volume.bound_segments();
-        volume.recover()?;
+        volume.recover(live)?;
         volume.start()?;
         Ok(volume)
     }
@@ -116,7 +119,7 @@ impl Volume {
     }
 
     /// Loads what is kept in memory, and finishes what the last session began.
-    fn recover(&self) -> Result<()> {
+    fn recover(&self, live: BTreeMap<SegmentId, u64>) -> Result<()> {
         let dir = &self.settings.storage_path;
         let missing =
             || Error::store(dir, "the catalog has no root directory: restore the store from a backup");
@@ -126,15 +129,6 @@ impl Volume {
         self.engine.scan(keys::under(&[keys::USE]), &mut |_, _| {
             self.uses_kept.store(true, Ordering::Relaxed);
             false
-        })?;
-        let mut live = Vec::new();
-        self.engine.scan(keys::under(&[keys::SEGMENT]), &mut |key, value| {
-            if let (Some(id), Ok(record)) =
-                (keys::segment_of(key), decode::<SegmentRecord>(value, "segment record"))
-            {
-                live.push((id, record.live));
-            }
-            true
         })?;
         {
             let mut tree = self.tree.lock();
@@ -264,6 +258,20 @@ impl Volume {
     }
 }
 
+/// Bytes of each segment that something refers to.
+fn live_segments(engine: &dyn Engine) -> Result<BTreeMap<SegmentId, u64>> {
+    let mut live = BTreeMap::new();
+    engine.scan(keys::under(&[keys::SEGMENT]), &mut |key, value| {
+        if let (Some(id), Ok(record)) =
+            (keys::segment_of(key), decode::<SegmentRecord>(value, "segment record"))
+        {
+            live.insert(id, record.live);
+        }
+        true
+    })?;
+    Ok(live)
+}
+
 /// Lets the threads that answer callers go first where processors are few. What works behind the
 /// scenes gets its turn all the same, and callers that are too fast for it wait for room.
 fn yield_to_callers() {
@@ -325,6 +333,7 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         "scrub.json",
         "scrub.json.new",
         "larder.toml.new",
+        "damaged",
     ];
     if !known && there.iter().any(|path| own.iter().all(|name| !is(&path, name))) {
         return Err(Error::store(
@@ -341,20 +350,6 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         io.create_dir_all(&dir.join(part)).map_err(at("cannot make the store's directories"))?;
     }
     Ok((lock, !known))
-}
-
-/// Marks a directory as a store.
-fn write_format(io: &dyn Io, dir: &Path) -> Result<()> {
-    let (new, format) = (dir.join("FORMAT.new"), dir.join("FORMAT"));
-    let line = FormatLine { version: FORMAT_VERSION, id: Some(io.new_id()) };
-    let write = || {
-        let file = io.open(&new, true)?;
-        file.write_all_at(format!("{line}\n").as_bytes(), 0)?;
-        file.sync()?;
-        io.rename(&new, &format)?;
-        io.sync_dir(dir)
-    };
-    write().map_err(Error::io(format!("{}: cannot write FORMAT", dir.display())))
 }
 
 fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {

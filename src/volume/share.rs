@@ -45,6 +45,9 @@ impl Volume {
             let mut replaced = Vec::new();
             for step in 0..count {
                 if let Some(record) = self.page_record(from, PageNo(first.0 + step))? {
+                    if record == PageRecord::LOST {
+                        return Err(self.page_is_lost(from, PageNo(first.0 + step)));
+                    }
                     sources.push((PageNo(target.0 + step), record));
                     owners.push(self.owners_of(record.extent)?.unwrap_or(1) + 1);
                 }

@@ -7,6 +7,7 @@ use larder::format::{
     SegmentRecord, decode, encode, keys, name_hash,
 };
 
+use crate::repair;
 use crate::sample::{Edit, Sample, listed, says};
 
 /// Damage to the catalog that is to be found, with the severity and class of the finding, and what it says.
@@ -22,8 +23,9 @@ fn check_cases(cases: &[Case]) {
         if !says(&report, *severity, class, text) {
             failed += &format!("{name}: nothing says {text:?} ({severity:?}, {class}):\n{}", listed(&report));
         }
+        failed += &repair::after(name, &sample, &damaged);
         // There are no such commands: a remedy is what can be done.
-        let unknown = ["repair", "scrub", "rebuild"];
+        let unknown = ["scrub", "rebuild"];
         if let Some(bad) = report.findings.iter().find(|f| unknown.iter().any(|word| f.remedy.contains(word)))
         {
             failed += &format!("{name}: a remedy that there is not: {bad}\n");

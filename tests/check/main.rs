@@ -4,6 +4,7 @@
 mod cases;
 #[path = "../model/mod.rs"]
 mod model;
+mod repair;
 mod sample;
 #[path = "../support/mod.rs"]
 mod support;
@@ -264,18 +265,46 @@ fn the_command_prints_findings_and_tells_by_its_exit_status() {
     let file = std::fs::OpenOptions::new().write(true).open(segment.unwrap()).unwrap();
     file.write_all_at(b"damage", 5_000).unwrap();
     let (code, out, _) = run(&[]);
-    assert!(code == Some(1) && out.starts_with("error: inode 2 (/key): page 0"), "{out}");
+    assert!(code == Some(4) && out.starts_with("error: inode 2 (/key): page 0"), "{out}");
     assert!(out.contains("1 errors, 0 warnings"), "{out}");
     let (code, out, _) = run(&["--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &json["findings"][0]["path"]), (Some(1), &"/key".into()));
+    assert_eq!((code, &json["findings"][0]["path"]), (Some(4), &"/key".into()));
     let (code, out, _) = run(&["--quick"]);
     assert!(code == Some(0) && out.contains("0 frames verified"), "{out}");
 
     let volume = disk.open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap();
     let (code, _, err) = run(&[]);
-    assert!(code == Some(2) && err.contains("unmount it first"), "{err}");
+    assert!(code == Some(8) && err.contains("unmount it first"), "{err}");
     volume.close().unwrap();
+}
+
+#[test]
+fn the_command_repairs_and_tells_by_its_exit_status() {
+    let disk = Disk::real();
+    let volume = disk.open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap();
+    volume.run(|v| v.mkdir(&NOBODY_SPECIAL, ROOT, b"dir", 0o755)).unwrap();
+    volume.close().unwrap();
+    let store = disk.path();
+    let run = |arguments: &[&str]| {
+        let output = larder(["check", "--repair", store.to_str().unwrap()].iter().chain(arguments));
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output))
+    };
+    let (code, out, _) = run(&[]);
+    assert!(code == Some(0) && out.contains("nothing is wrong"), "{out}");
+    std::fs::write(store.join("FORMAT"), b"lardor 2\n").unwrap();
+    let (code, out, _) = run(&["--dry-run"]);
+    assert!(code == Some(4) && out.contains("it does not read"), "{out}");
+    assert_eq!(std::fs::read(store.join("FORMAT")).unwrap(), b"lardor 2\n");
+    let (code, out, _) = run(&[]);
+    assert!(code == Some(1) && out.contains("mended: ") && out.contains("nothing is wrong"), "{out}");
+    assert_eq!(std::fs::read(store.join("damaged/FORMAT")).unwrap(), b"lardor 2\n");
+    std::fs::remove_file(store.join("index.redb")).unwrap();
+    let (code, out, _) = run(&["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["left"]["complete"]), (Some(4), &false.into()), "{out}");
+    let (code, _, err) = run(&["--quick"]);
+    assert!(code == Some(2) && err.contains("--quick"), "{err}");
 }
 
 /// Reads attributes, names and content of everything in a volume; an error for what cannot be read.

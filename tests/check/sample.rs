@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use larder::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
-use larder::check::{Options, Report, Severity, check};
+use larder::check::{Options, Repaired, Report, Severity, check, repair};
 use larder::clock::{Clock, Time};
 use larder::error::Result;
 use larder::format::{Bucket, Ino, InodeRecord, PageNo, PageRecord, ROOT, decode, encode, keys, name_hash};
@@ -82,6 +82,11 @@ impl Sample {
 
     pub fn checked(&self) -> Result<Report> {
         check(self.io(), Path::new(STORE), &Options { content: true, threads: 2 }, &|_| {})
+    }
+
+    pub fn repaired(&self) -> Result<Repaired> {
+        let options = Options { content: true, threads: 2 };
+        repair(self.io(), Path::new(STORE), &options, &Clock::manual(Time(START)), &|_| {})
     }
 
     pub fn io(&self) -> Arc<dyn Io> {
