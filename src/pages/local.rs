@@ -118,6 +118,13 @@ impl LocalSegments {
         })
     }
 
+    /// Gives new segments numbers above this one, which something refers to though its file may be missing: what is
+    /// freed in its name must not be another's.
+    pub fn number_above(&self, id: SegmentId) {
+        let mut state = self.state.lock();
+        state.next = state.next.max(id.0.saturating_add(1));
+    }
+
     /// The bytes of an extent as they are on the disk: for frames that an earlier session left and that nothing
     /// vouches for. The system's memory may have bytes that were never flushed, or whose flush failed, so the
     /// segment is flushed and read anew; the next sync makes durable that it is there.

@@ -65,6 +65,9 @@ impl Volume {
         })?;
         let engine = Arc::new(engine);
         let live = live_segments(&*engine)?;
+        if let Some((newest, _)) = live.last_key_value() {
+            segments.number_above(*newest);
+        }
         let frames = engine.last_seq().0 << 16;
         let volume = Arc::new(Volume {
             io,

@@ -14,7 +14,8 @@ use larder::io::Io;
 use larder::io::faulty::{Fault, Kind as Call};
 use larder::volume::Volume;
 
-use crate::model::store::{Disk, LEAST_CACHE, START, list, read};
+use crate::model::ops::Fill;
+use crate::model::store::{Disk, LEAST_CACHE, NOBODY_SPECIAL, START, list, read};
 use crate::sample::{Edit, STORE, Sample, listed};
 use crate::{contents, segment_path};
 
@@ -355,4 +356,31 @@ fn whichever_operation_of_a_repair_the_disk_dies_at_the_store_is_no_worse() {
         n += 1;
     }
     assert!(n > 20, "only {n} operations");
+}
+
+#[test]
+fn the_number_of_a_segment_that_is_missing_is_not_used_again() {
+    let sample = Sample::new(false);
+    let clock = Clock::manual(Time(START));
+    let lost = segment_path(sample.again().page("other", 0).extent.segment);
+    sample.disk.remove(&Path::new(STORE).join(lost)).unwrap();
+    // What is written now must not lie where pages of the lost segment say that theirs lie: they are let go of.
+    let volume = Disk::Faulty(sample.disk.clone()).open(LEAST_CACHE, &clock).unwrap();
+    let new =
+        volume.run(|v| v.mknod(&NOBODY_SPECIAL, ROOT, b"new", libc::S_IFREG | 0o644, 0)).unwrap().attr.ino;
+    for chunk in 0..5u8 {
+        let noise = Fill::Noise(chunk).bytes(100_000);
+        volume.run(|v| v.write(new, u64::from(chunk) * 100_000, &noise, false)).unwrap();
+    }
+    volume.sync().unwrap();
+    for name in ["big", "other", "twin", "copy"] {
+        volume.run(|v| v.unlink(ROOT, name.as_bytes())).unwrap();
+    }
+    volume.close().unwrap();
+    let volume = Disk::Faulty(sample.disk.clone()).open(LEAST_CACHE, &clock).unwrap();
+    for chunk in 0..5u8 {
+        let noise = Fill::Noise(chunk).bytes(100_000);
+        assert!(read(&volume, new, u64::from(chunk) * 100_000, 100_000).unwrap() == noise, "part {chunk}");
+    }
+    volume.close().unwrap();
 }
