@@ -196,6 +196,17 @@ impl Volume {
         }
     }
 
+    /// Removes a key that has expired, whose name is wanted anew: a sweep that is under way may take long.
+    pub(super) fn expire_first(&self, ino: Ino) -> Result<()> {
+        let now = self.tree.lock().now(&self.clock);
+        match self.run(|volume| Ok(volume.tree.lock().get(ino)?.rec.expires)) {
+            Ok(Some(at)) => self.expire(at.secs().max(0), ino, now).map(drop),
+            // Somebody was faster.
+            Ok(None) | Err(Error::Stale) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes all names of a key that has expired; one that has not yet says when it will.
     fn expire(&self, secs: i64, ino: Ino, now: Time) -> Result<Option<Time>> {
         loop {

@@ -31,6 +31,7 @@ impl Volume {
             Need::Disk(bytes) => self.reserve(bytes),
             Need::Catalog => self.engine.wait_for_room(),
             Need::Flushed(ino) => self.flush_file(ino),
+            Need::Expired(ino) => self.expire_first(ino),
             Need::Sweep => {
                 // Also when the janitor has put it off after a failure, which is the caller's then.
                 self.set_next_expiry(i64::MIN);

@@ -269,7 +269,7 @@ impl Volume {
     /// What it means that a name is there already: it is taken, or about to be swept away.
     fn taken(&self, tree: &mut Tree, ino: Ino, now: Time) -> Pause {
         match tree.get(ino) {
-            Ok(inode) if inode.rec.expires.is_some_and(|at| at <= now) => Pause::Wait(Need::Sweep),
+            Ok(inode) if inode.rec.expires.is_some_and(|at| at <= now) => Pause::Wait(Need::Expired(ino)),
             Ok(_) => Error::Exists.into(),
             Err(pause) => pause,
         }

@@ -245,7 +245,8 @@ impl Volume {
             let rec = draft_record(tree, &plan.draft, ino)?;
             there = !self.has_expired(tree, rec.expires, now);
             if kind == Kind::Directory && !matches!(change.to, To::Nothing { tree: true }) {
-                return Err(if there { Error::IsADirectory.into() } else { Pause::Wait(Need::Sweep) });
+                let gone = Pause::Wait(Need::Expired(ino));
+                return Err(if there { Error::IsADirectory.into() } else { gone });
             }
             if let To::Moved(from, _) = change.to
                 && from == change.path
@@ -299,7 +300,7 @@ impl Volume {
                     let expires = draft_record(tree, &plan.draft, ino)?.expires;
                     if self.has_expired(tree, expires, now) {
                         // It goes with all that is in it before anything new can be there.
-                        return if make { Err(Pause::Wait(Need::Sweep)) } else { Ok(None) };
+                        return if make { Err(Pause::Wait(Need::Expired(ino))) } else { Ok(None) };
                     }
                     ino
                 }

@@ -37,6 +37,8 @@ pub enum Need {
     Extents(Ino, PageNo, PageNo),
     /// The keys that have expired swept away.
     Sweep,
+    /// This one of them, ahead of all others.
+    Expired(Ino),
     /// Room in the page cache for so many bytes.
     Memory(usize),
     /// Room on the disk for so many bytes.
