@@ -185,6 +185,11 @@ impl Volume {
         self.evicts() && self.marks().is_some_and(|marks| self.used() > marks.high)
     }
 
+    /// Whether so many bytes more would take what is kept free where keys are evicted: compaction moves frames there.
+    pub(super) fn leaves_no_margin(&self, bytes: u64) -> bool {
+        self.evicts() && self.marks().is_some_and(|marks| self.used() + bytes > marks.high)
+    }
+
     /// Wakes the evictor, when there is something to do for it.
     pub(super) fn urge_eviction(&self) {
         if self.is_nearly_full() {
@@ -304,7 +309,11 @@ impl Volume {
                 }
             }
         }
-        self.compact_worst(DEAD_PART)
+        match self.compact_worst(DEAD_PART) {
+            // There is no room to move anything to.
+            Err(Error::NoSpace) => Ok(false),
+            done => done,
+        }
     }
 
     /// Evicts keys that take at least so many bytes on the disk, as far as there are. Returns how many went, and their

@@ -239,10 +239,15 @@ impl Volume {
         let clearing: [fn(&Volume, u64) -> Result<()>; 3] =
             [|volume, _| volume.clear_out(), |volume, _| volume.compact(), Volume::evict_for];
         self.bound_segments();
-        let mut had = missing(bytes + DISK_AHEAD).or_else(|_| missing(bytes));
+        let ahead = if self.leaves_no_margin(bytes + DISK_AHEAD) { 0 } else { DISK_AHEAD };
+        let mut had = missing(bytes + ahead).or_else(|_| missing(bytes));
         for clear in clearing {
             if matches!(had, Err(Error::NoSpace)) {
-                clear(self, bytes)?;
+                match clear(self, bytes) {
+                    // What would make room may need some itself; the next way may not.
+                    Ok(()) | Err(Error::NoSpace) => {}
+                    Err(error) => return Err(error),
+                }
                 had = missing(bytes);
             }
         }

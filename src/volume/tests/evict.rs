@@ -297,6 +297,36 @@ fn writers_find_room_while_something_may_be_evicted_and_are_refused_when_nothing
 }
 
 #[test]
+fn keys_are_evicted_for_a_writer_also_when_compaction_itself_has_no_room() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    mark(&volume, ROOT, "evictable", "0");
+    let content = noise(1, 1 << 20);
+    let set = |name: &str, len: usize| {
+        let change = Change { path: name.as_bytes(), to: To::Content(&content[..len], NewFile::default()) };
+        volume.apply(&ROOTS, &[change], false).map(drop)
+    };
+    // Every other frame goes, and none leaves a hole: only compaction gives their room back.
+    for n in 0..4_000 {
+        set(&format!("small/{n}"), 3_000).unwrap();
+    }
+    volume.sync().unwrap();
+    let first = volume.segments.list().unwrap()[0].id;
+    volume.segments.close(first).unwrap();
+    for n in (0..4_000).step_by(2) {
+        let path = format!("small/{n}");
+        let change = Change { path: path.as_bytes(), to: To::Nothing { tree: false } };
+        volume.apply(&ROOTS, &[change], false).unwrap();
+    }
+    volume.segments.set_limit(volume.segments.allocated());
+    let full = (0..1_000).find_map(|n| set(&format!("large/{n}"), 1 << 20).err());
+    assert!(matches!(full, Some(Error::NoSpace)), "{full:?}");
+    mark(&volume, ROOT, "evictable", "1");
+    set("wanted", 1 << 20).unwrap();
+    volume.close().unwrap();
+}
+
+#[test]
 fn the_record_of_use_goes_with_its_key() {
     let store = tempfile::tempdir().unwrap();
     let volume = evicting(store.path(), Policy::Lru, 0);
