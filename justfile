@@ -12,6 +12,10 @@ ci:
 test *args:
     scripts/test {{args}}
 
+# Flips bits of stores in random places, and checks, opens and repairs them: `just flips 10000 7`.
+flips count="10000" seed="1":
+    LARDER_TEST_CASES={{count}} LARDER_TEST_SEED={{seed}} cargo test --locked --test check -- --nocapture a_flipped_bit_anywhere
+
 # Figures beside a null filesystem and plain ext4, as root: `just bench --quick --only stat`.
 bench *args:
     scripts/bench {{args}}
