@@ -152,10 +152,12 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     Ok(Some((engine, segments)))
 }
 
-/// Visits all keys of a range in which `tag` is the first byte.
+/// Visits all keys of the format that begin with `tag`.
 fn scan(engine: &dyn Engine, tag: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
     engine.scan(keys::under(&[tag]), &mut |key, value| {
-        visit(key, value);
+        if tree::is_known(key) {
+            visit(key, value);
+        }
         true
     })
 }

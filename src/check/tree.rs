@@ -10,7 +10,7 @@ use crate::catalog::Engine;
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
-    Bucket, CounterRecord, Ino, InodeRecord, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, UseRecord, decode,
+    Bucket, CounterRecord, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, UseRecord, decode,
     is_name, keys, name_hash,
 };
 
@@ -60,15 +60,6 @@ pub fn is_known(key: &[u8]) -> bool {
     known.is_some_and(|(_, least, most)| (*least..=*most).contains(&key.len()))
 }
 
-/// [`is_known`]; tells when it is not.
-fn is_key(key: &[u8], report: &mut Report) -> bool {
-    let good = is_known(key);
-    if !good {
-        report.error("catalog", format!("key {}", hex(key)), "it is none of this format", RID);
-    }
-    good
-}
-
 fn hex(key: &[u8]) -> String {
     key.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -87,7 +78,7 @@ pub fn load(engine: &dyn Engine, report: &mut Report, progress: OnProgress<'_>) 
         if done % TELL == 0 {
             progress(Progress { stage: "reading inodes", done, total: 0 });
         }
-        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        let Some(ino) = keys::ino_of(key) else { return };
         match decode::<InodeRecord>(value, "inode record") {
             Ok(rec) => {
                 check_record(ino, &rec, report);
@@ -144,13 +135,11 @@ pub fn check(
     report: &mut Report,
     progress: OnProgress<'_>,
 ) -> Result<()> {
-    check_tags(engine, report)?;
+    check_keys(engine, report)?;
     check_entries(engine, nodes, report, progress)?;
     let mut missing = Missing::default();
     scan(engine, keys::LINK, &mut |key, _| {
-        let (Some(ino), Some((dir, name))) =
-            (keys::ino_of(key).filter(|_| is_key(key, report)), keys::link_of(key))
-        else {
+        let (Some(ino), Some((dir, name))) = (keys::ino_of(key), keys::link_of(key)) else {
             return;
         };
         match nodes.get_mut(ino) {
@@ -164,7 +153,7 @@ pub fn check(
         }
     })?;
     scan(engine, keys::XATTR, &mut |key, _| {
-        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        let Some(ino) = keys::ino_of(key) else { return };
         if keys::xattr_name(key).contains(&0) {
             report.inode(Severity::Error, "attributes", ino, "an attribute's name contains NUL", RID);
         }
@@ -174,7 +163,7 @@ pub fn check(
         }
     })?;
     scan(engine, keys::ORPHAN, &mut |key, _| {
-        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        let Some(ino) = keys::ino_of(key) else { return };
         match nodes.get_mut(ino) {
             Some(node) => node.found_orphan = true,
             None => {
@@ -183,7 +172,7 @@ pub fn check(
         }
     })?;
     scan(engine, keys::USE, &mut |key, value| {
-        let Some(ino) = keys::ino_of(key).filter(|_| is_key(key, report)) else { return };
+        let Some(ino) = keys::ino_of(key) else { return };
         if nodes.get_mut(ino).is_none() {
             report.inode(Severity::Warning, "marks", ino, "a record of its use, and it is not there", RID);
         } else if let Err(error) = decode::<UseRecord>(value, "use record") {
@@ -198,7 +187,7 @@ pub fn check(
     })?;
     let mut marks = Vec::new();
     scan(engine, keys::EXPIRY, &mut |key, _| {
-        marks.extend(keys::expiry_of(key).filter(|_| is_key(key, report)));
+        marks.extend(keys::expiry_of(key));
     })?;
     for (secs, ino) in marks {
         let record =
@@ -216,17 +205,14 @@ pub fn check(
     Ok(())
 }
 
-/// Keys between those of the tags that there are.
-fn check_tags(engine: &dyn Engine, report: &mut Report) -> Result<()> {
-    let mut from = Vec::new();
-    for end in TAGS.map(|(tag, ..)| vec![tag]).into_iter().chain([vec![u8::MAX; 300]]) {
-        engine.scan(from..end.clone(), &mut |key, _| {
-            is_key(key, report);
-            true
-        })?;
-        from = keys::under(&end).end;
-    }
-    Ok(())
+/// Keys that are none of the format's: nothing else looks at them.
+fn check_keys(engine: &dyn Engine, report: &mut Report) -> Result<()> {
+    engine.scan(Key::new()..vec![u8::MAX; 300], &mut |key, _| {
+        if !is_known(key) {
+            report.error("catalog", format!("key {}", hex(key)), "it is none of this format", RID);
+        }
+        true
+    })
 }
 
 fn check_entries(
@@ -238,9 +224,7 @@ fn check_entries(
     let mut missing = Missing::default();
     let mut entries = 0;
     scan(engine, keys::BUCKET, &mut |key, value| {
-        let (Some(dir), Some(hash)) =
-            (keys::ino_of(key).filter(|_| is_key(key, report)), keys::bucket_hash(key))
-        else {
+        let (Some(dir), Some(hash)) = (keys::ino_of(key), keys::bucket_hash(key)) else {
             return;
         };
         let mut wrong = |what: String, remedy| report.inode(Severity::Error, "names", dir, what, remedy);

@@ -153,6 +153,20 @@ fn inodes_that_are_impossible_or_missing_are_found() {
         ("a key that is too long", Bad, "catalog", "none of this format", |_, batch| {
             batch.put(b"I123456789".to_vec(), vec![1]);
         }),
+        ("keys of each kind that are too short", Bad, "catalog", "none of this format", |edit, batch| {
+            for tag in *b"DFILOPRSTWX" {
+                let key = match tag {
+                    b'W' => keys::patch(Ino(4), PageNo(0), 0),
+                    b'F' => keys::release(SegmentId(1), 16, Ino(4), PageNo(0)),
+                    b'O' => keys::orphan(Ino(4)),
+                    _ => edit.first(tag).0,
+                };
+                batch.put(key[..key.len().min(9) - 1].to_vec(), vec![1]);
+            }
+        }),
+        ("an attribute's name with NUL", Bad, "attributes", "contains NUL", |edit, batch| {
+            batch.put(keys::xattr(edit.ino("text"), b"user.\0"), vec![1]);
+        }),
         ("attributes of no inode", Bad, "inode", "not there, and has extended attributes", |_, batch| {
             batch.put(keys::xattr(Ino(999), b"user.a"), vec![1]);
         }),
@@ -262,6 +276,21 @@ fn wrong_counts_and_marks_are_found() {
         ),
         ("owners", Bad, "owners", "2 owners, 7 are counted", |edit, batch| {
             batch.put(edit.first(keys::OWNERS).0, encode(&7u32));
+        }),
+        (
+            "an unreadable count of owners",
+            Bad,
+            "owners",
+            "the count of its owners cannot be read",
+            |edit, batch| {
+                batch.put(edit.first(keys::OWNERS).0, vec![]);
+            },
+        ),
+        ("an unreadable segment record", Warning, "segments", "its record cannot be read", |edit, batch| {
+            batch.put(edit.first(keys::SEGMENT).0, vec![]);
+        }),
+        ("an unreadable time of the last expiry", Bad, "counters", "cannot be read", |_, batch| {
+            batch.put(keys::gone(), vec![]);
         }),
         ("lost owners", Bad, "owners", "and no count of them", |edit, batch| {
             batch.delete(edit.first(keys::OWNERS).0)

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::aside::Aside;
 use crate::catalog::{Batch, Engine, LocalCatalog, Value};
+use crate::check::tree::is_known;
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{Bucket, Ino, InodeRecord, Key, decode, encode, keys, name_hash};
@@ -129,11 +130,13 @@ impl<'a> Mend<'a> {
         Ok(())
     }
 
-    /// All keys below a prefix with their values, as they are written.
+    /// All keys of the format below a prefix with their values, as they are written.
     pub fn under(&self, prefix: &[u8]) -> Result<Vec<(Key, Value)>> {
         let mut found = Vec::new();
         self.engine.scan(keys::under(prefix), &mut |key, value| {
-            found.push((key.to_vec(), value.to_vec()));
+            if is_known(key) {
+                found.push((key.to_vec(), value.to_vec()));
+            }
             true
         })?;
         Ok(found)
