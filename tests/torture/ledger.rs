@@ -334,6 +334,10 @@ impl Ledger {
             return Err(format!("{} bytes; since moment {since} it had {sizes:?}", found.len()));
         }
         let allowed = versions(since);
+        // By far the most frequent, and quick to see.
+        if allowed.contains(&found) {
+            return Ok(());
+        }
         let stood =
             |at: usize| allowed.iter().any(|content| content.get(at).copied().unwrap_or(0) == found[at]);
         match (0..found.len()).find(|at| !stood(*at)) {

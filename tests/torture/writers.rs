@@ -121,7 +121,7 @@ impl Writer<'_> {
 
     fn create(&mut self) -> io::Result<()> {
         // More would only make the comparisons longer.
-        if self.ledger.names(|_| true).len() > 60 {
+        if self.ledger.names(|_| true).len() > 40 {
             return self.remove();
         }
         let name = self.free_name();
