@@ -107,17 +107,6 @@ pub fn chown(path: &Path, uid: u32, gid: u32) -> Result<()> {
     std::os::unix::fs::chown(path, Some(uid), Some(gid))
 }
 
-/// Lets this process have so many open files, if it may.
-pub fn may_open(files: u64) -> Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure lives through both calls.
-    checked(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }.into())?;
-    let most = limit.rlim_max.max(files);
-    let limit = libc::rlimit { rlim_cur: limit.rlim_cur.max(files), rlim_max: most };
-    // SAFETY: as above.
-    checked(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }.into()).map(drop)
-}
-
 /// Shuts the filesystem under an open file down at once, as power loss would: nothing that it has not yet written to its device,
 /// its own journal included, comes there any more. ext4 and XFS have the same number for it (EXT4_IOC_SHUTDOWN,
 /// XFS_IOC_GOINGDOWN) and the same flag (NOLOGFLUSH).
