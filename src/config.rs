@@ -29,6 +29,10 @@ pub struct Settings {
     pub cache_eviction_policy: Policy,
     /// How long at most an acknowledged change may be lost at power loss.
     pub commit_interval: Duration,
+    /// How often the catalog is backed up within the store; none: never.
+    pub backup_interval: Option<Duration>,
+    /// How many of these backups are kept.
+    pub backup_count: u32,
 }
 
 /// What `cache-eviction-policy` can be.
@@ -75,7 +79,7 @@ impl std::fmt::Display for Policy {
 }
 
 /// The names of all settings, as they stand in `larder.toml` and behind `--`.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 11] = [
     "storage-path",
     "storage-size-limit",
     "storage-compression",
@@ -85,6 +89,8 @@ pub const NAMES: [&str; 9] = [
     "cache-eviction-policy",
     "cache-compression-threshold",
     "commit-interval",
+    "backup-interval",
+    "backup-count",
 ];
 
 /// The file in a store that holds its settings.
@@ -95,6 +101,13 @@ pub const MIN_CACHE: u64 = 16 << 20;
 
 /// The least disk that a store works with: one segment.
 pub const MIN_STORAGE: u64 = 64 << 20;
+
+/// How often the catalog can be backed up: it is read whole for that.
+const BACKUP_INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(52 * 604_800);
+
+/// The most backups of the catalog that are kept.
+const BACKUP_COUNT: u32 = 1000;
 
 /// What a new store gets as its `larder.toml`: every setting with its default, commented out.
 pub const NEW_FILE: &str = "\
@@ -123,6 +136,11 @@ pub const NEW_FILE: &str = "\
 
 # How much of the latest changes a power failure may take at most. fsync does not wait for it.
 # commit-interval = \"5s\"
+
+# How often the catalog (names, attributes and where content lies) is backed up to backup/ in the store while it is
+# mounted, and how many of these backups are kept. An interval of \"never\" makes none.
+# backup-interval = \"1h\"
+# backup-count = \"4\"
 ";
 
 impl Settings {
@@ -137,6 +155,8 @@ impl Settings {
             cache_ttl: None,
             cache_eviction_policy: Policy::None,
             commit_interval: Duration::from_secs(5),
+            backup_interval: Some(Duration::from_secs(3600)),
+            backup_count: 4,
         }
     }
 
@@ -185,6 +205,8 @@ impl Settings {
                 "cache-size-limit" => size(self.cache_size_limit),
                 "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
                 "commit-interval" => duration(self.commit_interval),
+                "backup-interval" => self.backup_interval.map_or("never".to_owned(), duration),
+                "backup-count" => self.backup_count.to_string(),
                 "cache-eviction-policy" => self.cache_eviction_policy.to_string(),
                 "cache-ttl" => self.cache_ttl.map_or("never".to_owned(), |seconds| format!("{seconds}s")),
                 // Whose feature is not there yet.
@@ -275,6 +297,20 @@ impl Settings {
                     return Err(bad("it must be 100ms to 1h".to_owned()));
                 }
                 self.commit_interval = interval;
+            }
+            "backup-interval" => {
+                self.backup_interval = match value {
+                    "never" => None,
+                    _ => Some(parse_duration(value).map_err(bad)?),
+                };
+                if self.backup_interval.is_some_and(|interval| !BACKUP_INTERVAL.contains(&interval)) {
+                    return Err(bad("it must be 1m to 52w, or never".to_owned()));
+                }
+            }
+            "backup-count" => {
+                let count = value.parse().ok().filter(|count| (1..=BACKUP_COUNT).contains(count));
+                let none = "it must be 1 to 1000; backup-interval = \"never\" makes no backups";
+                self.backup_count = count.ok_or_else(|| bad(none.to_owned()))?;
             }
             _ => {
                 return Err(Error::Config(format!(

@@ -70,6 +70,13 @@ fn values_out_of_range_are_refused() {
         "cache-compression-threshold = '2MiB'",
         "commit-interval = '10ms'",
         "commit-interval = '2h'",
+        "backup-interval = '59s'",
+        "backup-interval = '0'",
+        "backup-interval = '53w'",
+        "backup-interval = 'none'",
+        "backup-count = 0",
+        "backup-count = 1001",
+        "backup-count = 'few'",
         "storage-compression = 'zstd:99'",
         "cache-size-limit = -5",
         "storage-path = '/elsewhere'",
@@ -141,6 +148,8 @@ fn settings_that_are_written_out_are_read_as_they_were() {
         ("cache-compression-threshold", "1000"),
         ("cache-eviction-policy", "lfu"),
         ("commit-interval", "1500ms"),
+        ("backup-interval", "never"),
+        ("backup-count", "7"),
     ];
     let flags = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let path = Path::new("/store");

@@ -14,6 +14,7 @@
 mod blocks;
 mod checkpoint;
 mod commit;
+mod dump;
 mod frames;
 mod index;
 mod journal;
@@ -28,6 +29,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::format::{Key, Seq};
 
+pub use dump::{DumpHead, DumpReader, DumpWriter, Dumped};
 pub use frames::frames_are_whole;
 pub use index::verify_index;
 pub use local::{LocalCatalog, OpenOptions};

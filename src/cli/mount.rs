@@ -63,6 +63,12 @@ pub struct Mount {
     /// How much of the latest changes a power failure may take [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = "Settings")]
     commit_interval: Option<String>,
+    /// How often the catalog is backed up within the store, or "never" [default: 1h]
+    #[arg(long, value_name = "DURATION", help_heading = "Settings")]
+    backup_interval: Option<String>,
+    /// How many of these backups are kept [default: 4]
+    #[arg(long, value_name = "COUNT", help_heading = "Settings")]
+    backup_count: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -116,6 +122,8 @@ impl Mount {
             ("cache-eviction-policy", &self.cache_eviction_policy),
             ("cache-compression-threshold", &self.cache_compression_threshold),
             ("commit-interval", &self.commit_interval),
+            ("backup-interval", &self.backup_interval),
+            ("backup-count", &self.backup_count),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))

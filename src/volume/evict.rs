@@ -214,7 +214,7 @@ impl Volume {
     /// content that is on its way.
     fn used(&self) -> u64 {
         let free = self.segments.reserved();
-        let taken = self.segments.allocated() + self.engine.stats().disk_bytes + self.cache.dirty_bytes();
+        let taken = self.segments.allocated() + self.catalog_bytes() + self.cache.dirty_bytes();
         taken.saturating_sub(free)
     }
 

@@ -11,6 +11,7 @@
 //!    `sweeping`: one thread at a time works off expiries. Held over I/O, by threads that may wait.
 //!    `reclaiming`, `compacting`: likewise. Never two of the three.
 //!    `clearing`: one thread at a time commits and gives room back. Likewise; behind `compacting`.
+//!    `saving`: one thread at a time backs the catalog up. Held over I/O; none of the others is taken under it.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -21,6 +22,7 @@
 
 mod acl;
 mod attr;
+mod backup;
 mod chores;
 mod compact;
 mod draft;
@@ -108,6 +110,10 @@ pub struct Volume {
     compacting: Mutex<()>,
     /// Held by the thread that commits, and gives room back to the disk.
     clearing: Mutex<()>,
+    /// Held by the thread that backs the catalog up.
+    saving: Mutex<()>,
+    /// Bytes of the backups in the store.
+    backup_bytes: AtomicU64,
     /// Segments whose frames cannot be moved.
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
@@ -259,9 +265,14 @@ impl Volume {
     /// this is called again: with each commit, and when room is reserved.
     fn bound_segments(&self) {
         if let Some(limit) = self.settings.storage_size_limit {
-            let catalog = self.engine.stats().disk_bytes + limit / CATALOG_GROWTH;
+            let catalog = self.catalog_bytes() + limit / CATALOG_GROWTH;
             self.segments.set_limit(limit.saturating_sub(catalog));
         }
+    }
+
+    /// Bytes on the disk of the catalog and its backups.
+    fn catalog_bytes(&self) -> u64 {
+        self.engine.stats().disk_bytes + self.backup_bytes.load(Ordering::Relaxed)
     }
 
     /// The most bytes that wait to be given back to the disk before the next commit is made early.
@@ -339,7 +350,7 @@ impl Volume {
         let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
         let (total, free) = match self.settings.storage_size_limit {
             Some(limit) => {
-                let used = self.segments.allocated() + self.engine.stats().disk_bytes;
+                let used = self.segments.allocated() + self.catalog_bytes();
                 (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
             }
             None => (room.total, room.available + ahead),
@@ -368,7 +379,7 @@ impl Volume {
             inodes: counters.inodes,
             content_bytes: counters.content,
             stored_bytes: counters.stored,
-            disk_bytes: self.segments.allocated() + catalog.disk_bytes,
+            disk_bytes: self.segments.allocated() + self.catalog_bytes(),
             size_limit: self.settings.storage_size_limit,
             cache_used: cache.used + metadata + catalog.table_bytes,
             cache_dirty: cache.dirty,

@@ -80,6 +80,8 @@ impl Volume {
             reclaiming: Default::default(),
             compacting: Default::default(),
             clearing: Default::default(),
+            saving: Default::default(),
+            backup_bytes: Default::default(),
             evicting: parking_lot::Mutex::new(Evictor::new(frames)),
             uses: Default::default(),
             uses_kept: (settings.cache_eviction_policy != Policy::None).into(),
@@ -101,6 +103,7 @@ impl Volume {
             // Marks the directory as a store.
             FormatLine::of(volume.io.new_id()).write(&*volume.io, &dir)?;
         }
+        volume.count_backups()?;
         volume.bound_segments();
         volume.recover(live)?;
         volume.start()?;
@@ -226,6 +229,9 @@ impl Volume {
         if self.evicts() {
             spawn("evictor", Volume::evict_in_background)?;
         }
+        if self.settings.backup_interval.is_some() {
+            spawn("backup", Volume::back_up_regularly)?;
+        }
         spawn("committer", Volume::commit_regularly)
     }
 
@@ -320,7 +326,6 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
     io.create_dir_all(dir).map_err(at("cannot make the store's directory"))?;
     let there = io.list(dir).map_err(at("cannot list the store's directory"))?;
     let is = |path: &&std::path::PathBuf, name: &str| path.file_name().is_some_and(|file| file == name);
-    let format = dir.join("FORMAT");
     let known = there.iter().any(|path| is(&path, "FORMAT"));
     // What a first mount that was cut short may have left.
     let own = [
@@ -345,7 +350,7 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         ));
     }
     if known {
-        check_format(io, dir, &format)?;
+        read_format(io, dir)?;
     }
     let lock = io.lock(&dir.join("lock")).map_err(at("cannot take the store's lock"))?;
     let lock = lock.ok_or_else(|| Error::InUse(dir.to_owned()))?;
@@ -355,9 +360,11 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
     Ok((lock, !known))
 }
 
-fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
+/// The line in a store's FORMAT. Errors: it is none, or of another version.
+pub(super) fn read_format(io: &dyn Io, dir: &Path) -> Result<FormatLine> {
     let mut bytes = [0; 64];
-    let read = io.open(path, false).and_then(|file| file.read_at(&mut bytes, 0));
+    let path = dir.join("FORMAT");
+    let read = io.open(&path, false).and_then(|file| file.read_at(&mut bytes, 0));
     let len = read.map_err(failed(dir, format!("{}: cannot read it", path.display())))?;
     let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or_default());
     let line = FormatLine::parse(&text).ok_or_else(|| {
@@ -369,5 +376,5 @@ fn check_format(io: &dyn Io, dir: &Path, path: &Path) -> Result<()> {
             ),
         )
     })?;
-    line.check().map_err(|why| Error::store(dir, why))
+    line.check().map(|()| line).map_err(|why| Error::store(dir, why))
 }

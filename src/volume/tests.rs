@@ -1,5 +1,6 @@
 //! What the model does not reach: limits that are made small here, background work, failures.
 
+mod backup;
 mod crash;
 mod default_ttl;
 mod evict;
