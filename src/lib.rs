@@ -12,9 +12,11 @@
 //! - [`cache`]: pages in memory under one budget
 //! - [`shelf`]: the rules of expiry
 //! - [`volume`]: the tree
+//! - [`backup`]: copies of a whole store, and stores made of them
 //! - [`store`]: the key-value library
 //! - [`mount`]: the kernel's requests, answered from a volume; [`control`]: the daemon's socket
 
+pub mod backup;
 pub mod cache;
 pub mod catalog;
 pub mod check;

@@ -22,6 +22,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use super::Value;
 use super::blocks::Blocks;
+use super::dump::DumpReader;
 use super::reserve::Reserve;
 use super::table::{Layer, Layers, merge};
 use crate::error::{Error, Result};
@@ -119,19 +120,9 @@ pub(super) struct Index {
 impl Index {
     /// Makes an empty index at `path`. A crash leaves either none or a whole one.
     pub fn create(io: &Arc<dyn Io>, path: &Path) -> Result<()> {
-        let draft = draft_of(path);
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let file = io.open(&draft, true).map_err(Error::io(format!("making {}", draft.display())))?;
-        // What an interrupted attempt may have left.
-        file.set_len(0).map_err(Error::io(format!("emptying {}", draft.display())))?;
-        Place::new(&draft).attempt("making", || {
-            let blocks = Blocks { file: file.clone(), reserve: None };
-            let database = Database::builder().create_with_backend(blocks)?;
-            write(&database, &Layers::new(), Reach::default())
-        })?;
-        file.sync().map_err(Error::io(format!("flushing {}", draft.display())))?;
-        io.rename(&draft, path).map_err(Error::io(format!("renaming {}", draft.display())))?;
-        io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))
+        create_with(io, path, &mut |database| {
+            write(database, &Layers::new(), Reach::default()).map_err(Into::into)
+        })
     }
 
     /// Opens the index at `path`, which exists. Where the last session did not end `clean`ly, a flush of it may have
@@ -247,6 +238,77 @@ impl Drop for Index {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Makes an index at `path`, durable and whole under this name; `fill` commits what it is to hold.
+fn create_with(
+    io: &Arc<dyn Io>,
+    path: &Path,
+    fill: &mut dyn FnMut(&Database) -> Result<(), Filling>,
+) -> Result<()> {
+    let draft = draft_of(path);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let file = io.open(&draft, true).map_err(Error::io(format!("making {}", draft.display())))?;
+    // What an interrupted attempt may have left.
+    file.set_len(0).map_err(Error::io(format!("emptying {}", draft.display())))?;
+    let mut other = None;
+    Place::new(&draft).attempt("making", || {
+        let blocks = Blocks { file: file.clone(), reserve: None };
+        let database = Database::builder().set_cache_size(FILL_CACHE).create_with_backend(blocks)?;
+        match fill(&database) {
+            Ok(()) => Ok(()),
+            Err(Filling::Index(error)) => Err(error),
+            Err(Filling::Other(error)) => {
+                other = Some(error);
+                Ok(())
+            }
+        }
+    })?;
+    if let Some(error) = other {
+        return Err(error);
+    }
+    file.sync().map_err(Error::io(format!("flushing {}", draft.display())))?;
+    io.rename(&draft, path).map_err(Error::io(format!("renaming {}", draft.display())))?;
+    io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))
+}
+
+/// What can go wrong while an index is filled: in it, or where its content comes from.
+enum Filling {
+    Index(redb::Error),
+    Other(Error),
+}
+
+impl From<redb::Error> for Filling {
+    fn from(error: redb::Error) -> Filling {
+        Filling::Index(error)
+    }
+}
+
+/// Memory of redb while an index is filled, bytes.
+const FILL_CACHE: usize = 32 << 20;
+
+/// Bytes of entries that one transaction takes while an index is filled from a dump.
+const FILL: usize = 8 << 20;
+
+/// Makes the index of a store in `dir`, which has none, from a dump; the catalog goes on with the number behind the
+/// newest batch that the dump names. Durable and whole, or not there.
+pub fn build(io: &Arc<dyn Io>, dir: &Path, mut dump: DumpReader) -> Result<()> {
+    let reach = Reach { seq: dump.head().seq.0, file: 0 };
+    create_with(io, &dir.join("index.redb"), &mut |database| {
+        loop {
+            let (mut layer, mut bytes) = (Layer::new(), 0);
+            while bytes < FILL
+                && let Some((key, value)) = dump.entry().map_err(Filling::Other)?
+            {
+                bytes += key.len() + value.len() + 64;
+                layer.insert(key.to_vec(), Some(value.to_vec()));
+            }
+            write(database, &vec![Arc::new(layer)], reach)?;
+            if bytes < FILL {
+                return Ok(());
+            }
+        }
+    })
 }
 
 /// Verifies every page of the index in a store's directory, which redb does not do when it reads one. Repairs on the

@@ -31,7 +31,7 @@ use crate::format::{Key, Seq};
 
 pub use dump::{DumpHead, DumpReader, DumpWriter, Dumped};
 pub use frames::frames_are_whole;
-pub use index::verify_index;
+pub use index::{build, verify_index};
 pub use local::{LocalCatalog, OpenOptions};
 
 /// A value of the catalog.

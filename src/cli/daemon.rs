@@ -1,12 +1,14 @@
 //! The process that serves a mount, in the foreground or the background.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use larder::backup::back_up;
 use larder::clock::Clock;
 use larder::config::{FILE_NAME, NEW_FILE, Settings};
 use larder::control::{Client, Control, Request};
@@ -143,6 +145,14 @@ fn handle(
         Request::Status => mounted.figures(volume),
         Request::Keys { .. } => Ok(larder::store::remote::answer(volume, client)),
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
+        Request::Backup { .. } => {
+            let dest = Path::new(std::ffi::OsStr::from_bytes(&client.body));
+            let outcome = back_up(volume, Arc::new(RealDisk), dest, &tell(client));
+            if let Err(error) = &outcome {
+                log::warn!("the backup to {}: {error}", dest.display());
+            }
+            json(&outcome?)
+        }
         Request::Umount => {
             // Most of what is dirty goes to the disk while the mount still serves.
             // Where that can no longer be done, staying mounted would not help; the last answer says so.
@@ -152,6 +162,23 @@ fn handle(
             }
         }
     }
+}
+
+/// Tells a client how far something has come, ten times a second at most. Once it is gone, so is the reason to go on.
+fn tell<T: serde::Serialize>(client: &Client) -> impl Fn(T) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let told = std::cell::Cell::new(None::<Instant>);
+    move |progress| {
+        if told.get().is_some_and(|at| at.elapsed() < PAUSE) {
+            return Ok(());
+        }
+        told.set(Some(Instant::now()));
+        client.tell(json(&progress)?)
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| Error::io("the answer")(error.into()))
 }
 
 fn watched() -> SigSet {

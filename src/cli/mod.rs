@@ -4,6 +4,7 @@
 
 mod align;
 mod at;
+mod backup;
 mod check;
 mod cleanup;
 mod clear;
@@ -22,6 +23,7 @@ mod mark;
 mod mount;
 mod progress;
 mod resolve;
+mod restore;
 mod rm;
 mod scrub;
 mod set;
@@ -67,6 +69,8 @@ enum Command {
     Sync(sync::Sync),
     Status(status::Status),
     Check(check::Check),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     Set(set::Set),
     Get(get::Get),
     Rm(rm::Rm),
@@ -98,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Sync(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Backup(command) => return at::ended(command.run()),
+        Command::Restore(command) => return at::ended(command.run()),
         Command::Set(command) => return at::ended(command.run()),
         Command::Get(command) => return at::ended(command.run()),
         Command::Rm(command) => return at::ended(command.run()),

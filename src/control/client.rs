@@ -20,6 +20,16 @@ pub fn ask(store: &Path, request: Request) -> Result<serde_json::Value> {
 
 /// [`ask`] with bytes behind the request.
 pub fn ask_with(store: &Path, request: Request, body: &[u8]) -> Result<serde_json::Value> {
+    ask_watching(store, request, body, &mut |_| {})
+}
+
+/// [`ask_with`], hearing how far it has come meanwhile.
+pub fn ask_watching(
+    store: &Path,
+    request: Request,
+    body: &[u8],
+    progress: &mut dyn FnMut(serde_json::Value),
+) -> Result<serde_json::Value> {
     let mut stream = match short_path(store, UnixStream::connect) {
         Ok(stream) => stream,
         Err(error)
@@ -47,23 +57,27 @@ pub fn ask_with(store: &Path, request: Request, body: &[u8]) -> Result<serde_jso
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         sent => sent.map_err(failed)?,
     }
-    let mut answer = String::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer).map_err(failed)?;
-    if answer.is_empty() {
-        return Err(Error::store(
-            store,
-            "the daemon ended without an answer; its log is larder.log in the store",
-        ));
-    }
-    match serde_json::from_str(&answer) {
-        Ok(Answer::Ok(value)) => {
-            if request == Request::Umount {
-                daemon.as_ref().map_or(Ok(()), wait_for_end).map_err(failed)?;
-            }
-            Ok(value)
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut answer = String::new();
+        (&mut reader).take(MAX_ANSWER).read_line(&mut answer).map_err(failed)?;
+        if answer.is_empty() {
+            return Err(Error::store(
+                store,
+                "the daemon ended without an answer; its log is larder.log in the store",
+            ));
         }
-        Ok(Answer::Error(why)) => Err(Error::Config(why)),
-        Err(error) => Err(failed(error.into())),
+        match serde_json::from_str(&answer) {
+            Ok(Answer::Progress(value)) => progress(value),
+            Ok(Answer::Ok(value)) => {
+                if request == Request::Umount {
+                    daemon.as_ref().map_or(Ok(()), wait_for_end).map_err(failed)?;
+                }
+                return Ok(value);
+            }
+            Ok(Answer::Error(why)) => return Err(Error::Config(why)),
+            Err(error) => return Err(failed(error.into())),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! {"command":"status"}   →  {"ok":{"mountpoint":"/mnt/larder",...}}
 //! {"command":"sync"}     →  {"ok":null}                       once everything is durable
 //! {"command":"keys","body":N} and N bytes →  {"ok":...}      the library's; `store::remote` says what they hold
+//! {"command":"backup","body":N} and N bytes, a path →  {"progress":...}, as often as it goes on, then {"ok":...}
 //! {"command":"umount"}   →  {"ok":null}                       once unmounted, durable and closed
 //! anything else          →  {"error":"what is wrong"}         and the connection is closed
 //! ```
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use client::{ask, ask_with};
+pub use client::{ask, ask_watching, ask_with};
 
 /// The socket's name in the store.
 pub const SOCKET: &str = "control";
@@ -66,6 +67,11 @@ pub enum Request {
         /// How many bytes follow.
         body: u32,
     },
+    /// Copies the store to the directory that so many bytes behind the line name.
+    Backup {
+        /// How many bytes follow.
+        body: u32,
+    },
     /// Unmounts; the answer comes from [`Control::finish`], when the store is closed.
     Umount,
 }
@@ -74,6 +80,8 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
+    /// How far it has come; more follows.
+    Progress(serde_json::Value),
     /// It is done; the figures for `status`.
     Ok(serde_json::Value),
     /// It failed; why, and what to do.
@@ -91,6 +99,15 @@ pub struct Client {
     pub pid: u32,
     /// The bytes behind the request.
     pub body: Vec<u8>,
+    stream: Arc<UnixStream>,
+}
+
+impl Client {
+    /// Tells how far it has come. Errors: the client is gone, and nobody waits for the answer.
+    pub fn tell(&self, progress: serde_json::Value) -> Result<()> {
+        let gone = Error::io("the client is gone");
+        line_to(&self.stream, &Answer::Progress(progress)).map_err(gone)
+    }
 }
 
 type Handler = dyn Fn(Request, &Client) -> Result<serde_json::Value> + Send + Sync;
@@ -218,7 +235,14 @@ fn serve(mut stream: UnixStream, shared: &Shared) {
 fn permitted(stream: &UnixStream) -> Result<Client, String> {
     let peer = getsockopt(stream, PeerCredentials).map_err(|errno| errno.to_string())?;
     if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        Ok(Client { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unsigned_abs(), body: Vec::new() })
+        let stream = Arc::new(stream.try_clone().map_err(|error| error.to_string())?);
+        Ok(Client {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer.pid().unsigned_abs(),
+            body: Vec::new(),
+            stream,
+        })
     } else {
         Err("only root and the user who mounted the store may do this".to_owned())
     }
@@ -242,7 +266,7 @@ fn receive(stream: &mut UnixStream, mut client: Client) -> Result<(Request, Clie
             break serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"))?;
         }
     };
-    let Request::Keys { body } = request else { return Ok((request, client)) };
+    let (Request::Keys { body } | Request::Backup { body }) = request else { return Ok((request, client)) };
     if body > MAX_BODY {
         return Err(format!("more than {MAX_BODY} bytes behind the request"));
     }
@@ -272,12 +296,16 @@ fn receive_piece(
 }
 
 /// Sends the answer and closes. A client that does not take it is none of our concern.
-fn send(mut stream: UnixStream, answer: &Answer) {
-    let Ok(mut line) = serde_json::to_vec(answer) else { return };
-    line.push(b'\n');
-    let _ = stream.set_write_timeout(Some(PATIENCE));
-    let _ = stream.write_all(&line);
+fn send(stream: UnixStream, answer: &Answer) {
+    let _ = line_to(&stream, answer);
     let _ = stream.shutdown(std::net::Shutdown::Write);
+}
+
+fn line_to(mut stream: &UnixStream, answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&line)
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ fn serving() -> (tempfile::TempDir, Control) {
         Request::Sync => Err(Error::ReadOnly("a flush failed".into())),
         Request::Umount => Ok(serde_json::Value::Null),
         Request::Keys { .. } => Ok(json!(client.body.len())),
+        Request::Backup { .. } => {
+            (1..4).try_for_each(|n| client.tell(json!(n)))?;
+            Ok(json!(client.body.len()))
+        }
     })
     .unwrap();
     (store, control)
@@ -131,5 +135,16 @@ fn bytes_behind_a_request_arrive_whole_or_are_refused() {
     assert!(error.contains("more than"), "{error}");
     let answer = raw(store.path(), b"{\"command\":\"keys\",\"body\":10}\nshort");
     assert!(answer.contains("cut off"), "{answer}");
+    control.finish(&Ok(()));
+}
+
+#[test]
+fn who_asks_for_long_work_hears_how_far_it_has_come_and_then_the_answer() {
+    let (store, control) = serving();
+    let mut heard = Vec::new();
+    let answer = ask_watching(store.path(), Request::Backup { body: 5 }, b"/dest", &mut |progress| {
+        heard.push(progress);
+    });
+    assert_eq!((answer.unwrap(), heard), (json!(5), vec![json!(1), json!(2), json!(3)]));
     control.finish(&Ok(()));
 }

@@ -102,29 +102,33 @@ pub fn open(frame: &[u8], checksum: u64) -> Result<Vec<u8>> {
 
 /// [`open`], appending the content to `out`, which is as before on failure.
 pub fn open_into(frame: &[u8], checksum: u64, out: &mut Vec<u8>) -> Result<()> {
+    let header = verify(frame, checksum)?;
+    let payload = frame.get(HEADER_LEN..).unwrap_or_default();
+    codec::decompress(header.codec, payload, header.raw_len as usize, out).map_err(|why| header.damaged(&why))
+}
+
+/// Whether these are the bytes of the frame with this checksum, which the catalog knows; any difference is `Damaged`.
+pub fn verify(frame: &[u8], checksum: u64) -> Result<Header> {
     let header = Header::parse(frame).map_err(|why| Error::Damaged(format!("a frame: {why}")))?;
-    let damaged =
-        |why: String| Error::Damaged(format!("the frame of page {} of {}: {why}", header.page.0, header.ino));
     if header.len as usize != frame.len() {
-        return Err(damaged(format!("it says {} bytes, {} are there", header.len, frame.len())));
+        return Err(header.damaged(&format!("it says {} bytes, {} are there", header.len, frame.len())));
     }
     let (head, payload) =
-        frame.split_at_checked(HEADER_LEN).ok_or_else(|| damaged("the header is cut".into()))?;
+        frame.split_at_checked(HEADER_LEN).ok_or_else(|| header.damaged("the header is cut"))?;
     let mut hash = Xxh3::new();
     hash.update(head.get(..CHECKSUM_AT).unwrap_or_default());
     hash.update(&[0; HEADER_LEN - CHECKSUM_AT]);
     hash.update(payload);
     let found = hash.digest();
     if found != header.checksum {
-        return Err(damaged(format!(
-            "its bytes have checksum {found:016x}, it says {:016x}",
-            header.checksum
-        )));
+        let says = header.checksum;
+        return Err(header.damaged(&format!("its bytes have checksum {found:016x}, it says {says:016x}")));
     }
     if found != checksum {
-        return Err(damaged(format!("it has checksum {found:016x}, the catalog says {checksum:016x}")));
+        let why = format!("it has checksum {found:016x}, the catalog says {checksum:016x}");
+        return Err(header.damaged(&why));
     }
-    codec::decompress(header.codec, payload, header.raw_len as usize, out).map_err(damaged)
+    Ok(header)
 }
 
 /// The header at the start of `bytes`, when a whole, plausible one is there (the payload is not looked at).
@@ -143,6 +147,10 @@ fn without_level(codec: Codec) -> Codec {
 }
 
 impl Header {
+    fn damaged(&self, why: &str) -> Error {
+        Error::Damaged(format!("the frame of page {} of {}: {why}", self.page.0, self.ino))
+    }
+
     fn to_bytes(self) -> [u8; HEADER_LEN] {
         let codec = match self.codec {
             Codec::None => 0,

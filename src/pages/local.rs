@@ -36,6 +36,7 @@ use crate::io::{File, Io};
 use files::Files;
 use room::Room;
 
+pub use files::{segment_file, segment_header};
 pub use room::BATCH_MAX;
 
 /// Bytes of a segment's own header.

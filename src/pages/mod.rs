@@ -12,7 +12,7 @@ mod samples;
 use crate::error::Result;
 use crate::format::{Extent, SegmentId};
 
-pub use local::{BATCH_MAX, LocalSegments};
+pub use local::{BATCH_MAX, LocalSegments, segment_file, segment_header};
 
 /// The most bytes that a segment holds.
 pub const SEGMENT_SIZE: u32 = 64 << 20;

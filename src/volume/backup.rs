@@ -16,6 +16,7 @@ use super::Volume;
 use super::open::read_format;
 use crate::catalog::{DumpHead, DumpReader, DumpWriter, Dumped};
 use crate::clock::Time;
+use crate::config::FILE_NAME;
 use crate::error::{Error, Result};
 use crate::format::Seq;
 use crate::io::Io;
@@ -182,13 +183,32 @@ impl Volume {
         self.dump_catalog(self.io.open(draft, true).map_err(failed)?, draft)
     }
 
+    /// The store's id, as FORMAT has it.
+    pub fn id(&self) -> Result<u64> {
+        Ok(read_format(&*self.io, &self.settings.storage_path)?.id.unwrap_or_default())
+    }
+
+    /// The text of the store's `larder.toml`, where it has one.
+    pub fn settings_file(&self) -> Result<Option<String>> {
+        let path = self.settings.storage_path.join(FILE_NAME);
+        let failed = || Error::io(format!("reading {}", path.display()));
+        let file = match self.io.open_read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(failed())?,
+        };
+        let mut bytes = vec![0; file.len().map_err(failed())?.min(1 << 20) as usize];
+        let got = file.read_at(&mut bytes, 0).map_err(failed())?;
+        bytes.truncate(got);
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
     /// Writes the catalog as of now to a file, and makes durable what is in it. Returns the newest batch that surely is.
     pub(super) fn dump_catalog(
         &self,
         file: std::sync::Arc<dyn crate::io::File>,
         path: &Path,
     ) -> Result<(Seq, Dumped)> {
-        let store = read_format(&*self.io, &self.settings.storage_path)?.id.unwrap_or_default();
+        let store = self.id()?;
         let seq = self.engine.last_seq();
         let mut writer = DumpWriter::new(file, path, DumpHead { store, seq, time: self.clock.now() })?;
         let mut outcome = Ok(());

@@ -33,7 +33,7 @@ impl Volume {
             };
             segments
                 .iter()
-                .filter(|s| !s.open && !self.uncompactable.lock().contains(&s.id))
+                .filter(|s| !s.open && !self.uncompactable.lock().contains(&s.id) && !self.is_pinned(s.id))
                 .map(|s| (dead(s.id, s.allocated), s))
                 .filter(|(dead, s)| *dead >= DEAD_BYTES && *dead * dead_part >= s.allocated)
                 .max_by_key(|(dead, _)| *dead)

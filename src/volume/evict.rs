@@ -213,9 +213,9 @@ impl Volume {
     }
 
     /// Bytes that the store takes on the disk, without the room that is reserved for content to come and with the
-    /// content that is on its way.
+    /// content that is on its way. What is dead and waits for a copy counts as gone.
     fn used(&self) -> u64 {
-        let free = self.segments.reserved();
+        let free = self.segments.reserved() + self.held_back();
         let taken = self.segments.allocated() + self.catalog_bytes() + self.cache.dirty_bytes();
         taken.saturating_sub(free)
     }

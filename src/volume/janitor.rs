@@ -53,7 +53,8 @@ impl Volume {
     /// The life of the committer: makes durable what no fsync has, and gives room back.
     pub(super) fn commit_regularly(&self) {
         while !self.stopping() {
-            if self.tree.lock().dead <= self.dead_limit() {
+            // What is dead waits for the copy that is being made.
+            if self.tree.lock().dead <= self.dead_limit() || self.is_copied() {
                 self.pause(self.settings.commit_interval);
             }
             if self.read_only().is_some() {
@@ -71,7 +72,7 @@ impl Volume {
     pub(super) fn commit_now(&self) -> Result<()> {
         let _clearing = self.clearing.lock();
         let segments = self.segments.list()?;
-        let (mut freed, dead, seq) = {
+        let (mut freed, mut dead, seq) = {
             // No store is between its append and its batch: a closed segment without live bytes is dead for good.
             let _storing = self.storing.write();
             let mut tree = self.tree.lock();
@@ -81,7 +82,9 @@ impl Volume {
         };
         let durable = if seq > self.engine.durable_seq() { self.make_durable(seq) } else { Ok(()) };
         let all = bytes_of(&freed);
+        let mut held = self.hold_back(&mut freed, &mut dead, &segments);
         let done = durable.and_then(|()| self.give_back(&mut freed, &dead));
+        freed.append(&mut held);
         self.bound_segments();
         let mut tree = self.tree.lock();
         tree.dead -= all - bytes_of(&freed);

@@ -18,7 +18,7 @@
 //!    journal's write(2), into the system's page cache, is the one system call under it.
 //! 4. the cache's, the engine's and the segments' own locks. None of these rooms calls back.
 //!
-//! `house`, `read_only`, `listener`, `threads`, `lock`, `uses` and `uncompactable` are leaves.
+//! `house`, `read_only`, `listener`, `threads`, `lock`, `uses`, `pins` and `uncompactable` are leaves.
 
 mod acl;
 mod attr;
@@ -31,6 +31,7 @@ mod file;
 mod janitor;
 mod load;
 mod marks;
+mod moment;
 mod names;
 mod open;
 mod put;
@@ -66,6 +67,8 @@ use crate::shelf::uses::Uses;
 pub use chores::{Chores, Cleaned};
 pub use evict::Aligned;
 use evict::Evictor;
+pub use moment::Moment;
+pub use open::RESTORING;
 pub use put::{BATCH_MAX, Change, Expiry, NewFile, To, check_path};
 use readahead::Readahead;
 pub use scrub::{Hurt, Place, Scrubbed};
@@ -114,6 +117,8 @@ pub struct Volume {
     saving: Mutex<()>,
     /// Bytes of the backups in the store.
     backup_bytes: AtomicU64,
+    /// What is held for a copy of the store.
+    pins: Mutex<moment::Pins>,
     /// Segments whose frames cannot be moved.
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
@@ -256,6 +261,10 @@ impl Volume {
                 }
                 had = missing(bytes);
             }
+        }
+        if matches!(had, Err(Error::NoSpace)) && self.give_up_copy() {
+            self.commit_now()?;
+            had = missing(bytes);
         }
         self.urge_eviction();
         had

@@ -28,6 +28,9 @@ pub(super) const PAGE_SHIFT: u8 = 17;
 /// Threads that put pages into frames.
 const WRITE_BACK_THREADS: usize = 2;
 
+/// There while a store is being restored, which is none until then.
+pub const RESTORING: &str = "RESTORING";
+
 /// What the parts of the memory limit are for.
 struct Budget {
     pages: usize,
@@ -81,6 +84,7 @@ impl Volume {
             compacting: Default::default(),
             clearing: Default::default(),
             saving: Default::default(),
+            pins: Default::default(),
             backup_bytes: Default::default(),
             evicting: parking_lot::Mutex::new(Evictor::new(frames)),
             uses: Default::default(),
@@ -327,6 +331,11 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
     let there = io.list(dir).map_err(at("cannot list the store's directory"))?;
     let is = |path: &&std::path::PathBuf, name: &str| path.file_name().is_some_and(|file| file == name);
     let known = there.iter().any(|path| is(&path, "FORMAT"));
+    if there.iter().any(|path| is(&path, RESTORING)) {
+        let why = "it is not whole: larder restore is at it, or was interrupted. Where it was, remove the directory and \
+                   restore again";
+        return Err(Error::store(dir, why));
+    }
     // What a first mount that was cut short may have left.
     let own = [
         "lock",

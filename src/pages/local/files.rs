@@ -54,6 +54,16 @@ struct Advised {
     windows: [u64; (SEGMENT_SIZE / WINDOW / 64) as usize],
 }
 
+/// Where a segment lies in the directory of segments.
+pub fn segment_file(dir: &Path, id: SegmentId) -> PathBuf {
+    dir.join(format!("{:02x}", id.0 & 0xff)).join(format!("{:08x}", id.0))
+}
+
+/// What a segment's file begins with.
+pub fn segment_header(id: SegmentId) -> Vec<u8> {
+    [MAGIC, VERSION.to_le_bytes(), id.0.to_le_bytes(), [0; 4]].concat()
+}
+
 impl Files {
     pub fn new(io: Arc<dyn Io>, dir: PathBuf) -> Files {
         Files { io, dir, pool: Mutex::new(LruCache::new(POOL)), advised: Mutex::new(LruCache::new(POOL)) }
@@ -64,7 +74,7 @@ impl Files {
     }
 
     fn path(&self, id: SegmentId) -> PathBuf {
-        self.folder(id).join(format!("{:08x}", id.0))
+        segment_file(&self.dir, id)
     }
 
     /// What messages call a segment.
@@ -137,8 +147,7 @@ impl Files {
         let folder = self.folder(id);
         self.io.create_dir_all(&folder).map_err(failed())?;
         let file = self.io.open(&self.path(id), true).map_err(failed())?;
-        let mut header = [MAGIC, VERSION.to_le_bytes(), id.0.to_le_bytes(), [0; 4]].concat();
-        header.truncate(HEADER_LEN as usize);
+        let header = segment_header(id);
         let made = self
             .allocate(id, &file, 0, len, left)
             .and_then(|end| file.write_all_at(&header, 0).map_err(failed()).map(|()| end));
@@ -194,7 +203,7 @@ impl Files {
         let mut header = [0; HEADER_LEN as usize];
         let got = file.read_at(&mut header, 0);
         got.map_err(Error::io(format!("reading {}", self.name(id))))?;
-        if header[..] != [MAGIC, VERSION.to_le_bytes(), id.0.to_le_bytes(), [0; 4]].concat() {
+        if header[..] != segment_header(id) {
             return Err(Error::Damaged(format!("{}: it does not begin as this segment", self.name(id))));
         }
         self.keep(id, file.clone());
