@@ -345,6 +345,7 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
         "journal",
         "segments",
         "index.redb",
+        "index.redb.new",
         "FORMAT.new",
         "reserve",
         "scrub.json",
