@@ -16,6 +16,15 @@ const DEAD_BYTES: u64 = 1 << 20;
 /// Bytes of a segment that are read at a time; a frame is never larger than half of it.
 const CHUNK: u64 = 4 << 20;
 
+/// Bytes that are looked at together where nothing but zeros is expected.
+const HOLE: usize = 4 << 10;
+
+/// Bytes of zeros that this begins with, in whole parts of [`HOLE`]: a segment that a crash left is mostly room that
+/// was reserved and never written.
+fn zeros(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(HOLE).take_while(|part| *part == [0; HOLE]).count() * HOLE
+}
+
 impl Volume {
     /// Compacts the segment that gives back the most, when there is one.
     pub(super) fn compact(&self) -> Result<()> {
@@ -80,8 +89,8 @@ impl Volume {
                     {
                         break;
                     }
-                    // A hole: frames begin anywhere behind it.
-                    _ => within += 1,
+                    // A hole: frames begin anywhere behind it, but not in zeros.
+                    _ => within += zeros(rest).max(1),
                 }
             }
             self.move_batch(id, at as u32, &bytes, &frames)?;

@@ -65,7 +65,7 @@ impl Reader<'_> {
         let end = self.of.len().min(at + least as u64);
         if at < self.start || end > self.start + self.window.len() as u64 {
             let want = (self.of.len().saturating_sub(at)).min(least.max(WINDOW) as u64);
-            self.window.resize(want as usize, 0);
+            self.window = vec![0; want as usize];
             let read = self.of.file.read_at(&mut self.window, at);
             let read = read.map_err(Error::io(format!("reading {}", self.of.path.display())))?;
             self.window.truncate(read);

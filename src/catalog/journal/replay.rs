@@ -12,6 +12,9 @@ use super::record::{self, ALIGN, HEADER, Kind};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 
+/// Room that was never written to is passed over so many bytes at a time; a record does not begin with zeros.
+const EMPTY: [u8; 4096] = [0; 4096];
+
 /// What a journal held.
 #[derive(Debug)]
 pub(in crate::catalog) struct Replayed {
@@ -124,6 +127,10 @@ impl Row {
             self.end = (file.path.display().to_string(), at);
         }
         while at < file.len() {
+            if bytes.bytes(at, EMPTY.len())?.starts_with(&EMPTY) {
+                at += EMPTY.len() as u64;
+                continue;
+            }
             let found = match record::peek_seq(bytes.bytes(at, HEADER)?) {
                 // Cheap first: a file's earlier life is full of records, all of them older.
                 Some(seq) if seq >= self.next => bytes.record(at)?,
