@@ -77,10 +77,15 @@ impl Commits {
     /// Poisons when a flush has failed: the kernel has then dropped what was not written, and a second
     /// flush that succeeds would prove nothing.
     pub fn must<T>(&self, what: &str, result: Result<T>) -> Result<T> {
-        result.inspect_err(|error| {
+        result.map_err(|error| {
             let why = format!("{what} failed ({error}); check the disk, then unmount and mount again");
             log::error!("{why}");
-            self.poison(why);
+            self.poison(why.clone());
+            match error {
+                // Room that comes back does not bring back what the flush has dropped.
+                Error::NoSpace => Error::ReadOnly(why),
+                error => error,
+            }
         })
     }
 
