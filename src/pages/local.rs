@@ -139,6 +139,8 @@ impl LocalSegments {
             let file = self.files.get(id, None)?;
             file.sync().map_err(Error::io(format!("syncing {}", self.files.name(id))))?;
             file.drop_cached();
+            // The header may be what was not stored: no frame behind it could be read again then.
+            self.files.check_header(id, &file)?;
             let mut state = self.state.lock();
             state.dirty.insert(id, file);
             state.dirty_dirs.extend(self.files.directories(id));

@@ -113,15 +113,14 @@ impl Files {
         if len == 0 || len > most || len % u64::from(GRAIN) != 0 {
             return Ok(len.min(most));
         }
-        let (mut chunk, zeros) = (vec![0; GRAIN as usize], vec![0; GRAIN as usize]);
+        let mut chunk = vec![0; GRAIN as usize];
         let mut zeros_from = len;
         while zeros_from > 0 {
             let start = zeros_from - u64::from(GRAIN);
             file.read_at(&mut chunk, start).map_err(failed())?;
-            if chunk != zeros
-                && let Some(last) = chunk.iter().rposition(|byte| *byte != 0)
-            {
-                zeros_from = (start + last as u64 + 1).next_multiple_of(u64::from(super::BLOCK));
+            const EMPTY: [u8; super::BLOCK as usize] = [0; super::BLOCK as usize];
+            if let Some(last) = chunk.chunks(EMPTY.len()).rposition(|block| *block != EMPTY) {
+                zeros_from = start + (last as u64 + 1) * u64::from(super::BLOCK);
                 break;
             }
             zeros_from = start;
@@ -200,14 +199,20 @@ impl Files {
         }
         let file = self.io.open(&self.path(id), false);
         let file = file.map_err(Error::io(format!("opening {}", self.name(id))))?;
+        self.check_header(id, &file)?;
+        self.keep(id, file.clone());
+        Ok(file)
+    }
+
+    /// Refuses a file that does not begin as this segment.
+    pub fn check_header(&self, id: SegmentId, file: &Arc<dyn File>) -> Result<()> {
         let mut header = [0; HEADER_LEN as usize];
         let got = file.read_at(&mut header, 0);
         got.map_err(Error::io(format!("reading {}", self.name(id))))?;
         if header[..] != segment_header(id) {
             return Err(Error::Damaged(format!("{}: it does not begin as this segment", self.name(id))));
         }
-        self.keep(id, file.clone());
-        Ok(file)
+        Ok(())
     }
 
     /// Puts a descriptor in the pool.
