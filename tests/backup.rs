@@ -352,6 +352,21 @@ fn what_cannot_be_a_backup_or_a_target_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_backup_that_nobody_waits_for_any_longer_ends_and_the_next_begins() {
+    let (disk, to) = (FaultyDisk::new(17), FaultyDisk::new(18));
+    let volume = open(&disk, "/store");
+    fill(&volume, 17);
+    let gone = |_| Err(Error::NotPermitted);
+    assert!(matches!(back_up(&volume, io(&to), Path::new(COPY), &gone), Err(Error::NotPermitted)));
+    copy(&volume, &to);
+    // So does one that the store is closed under.
+    let close = |_| volume.close();
+    let error = back_up(&volume, io(&to), Path::new(COPY), &close).unwrap_err().to_string();
+    assert!(error.contains("is being closed"), "{error}");
+    assert!(restored(&to) == contents(&open(&disk, "/store")));
+}
+
+#[test]
 fn a_store_that_runs_out_of_room_takes_it_from_its_backup() {
     let (disk, to) = (FaultyDisk::new(15), FaultyDisk::new(16));
     let settings = Settings {
