@@ -247,8 +247,13 @@ impl Volume {
             0 => Ok(()),
             more => self.segments.reserve(more),
         };
-        let clearing: [fn(&Volume, u64) -> Result<()>; 3] =
-            [|volume, _| volume.clear_out(), |volume, _| volume.compact(), Volume::evict_for];
+        // No key goes for want of room that only waits for a copy.
+        let clearing: [fn(&Volume, u64) -> Result<()>; 4] = [
+            |volume, _| volume.clear_out(),
+            |volume, _| volume.compact(),
+            |volume, _| if volume.give_up_copy() { volume.commit_now() } else { Ok(()) },
+            Volume::evict_for,
+        ];
         self.bound_segments();
         let ahead = if self.leaves_no_margin(bytes + DISK_AHEAD) { 0 } else { DISK_AHEAD };
         let mut had = missing(bytes + ahead).or_else(|_| missing(bytes));
@@ -261,10 +266,6 @@ impl Volume {
                 }
                 had = missing(bytes);
             }
-        }
-        if matches!(had, Err(Error::NoSpace)) && self.give_up_copy() {
-            self.commit_now()?;
-            had = missing(bytes);
         }
         self.urge_eviction();
         had
