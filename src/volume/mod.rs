@@ -275,9 +275,13 @@ impl Volume {
     /// this is called again: with each commit, and when room is reserved.
     fn bound_segments(&self) {
         if let Some(limit) = self.settings.storage_size_limit {
-            let catalog = self.catalog_bytes() + limit / CATALOG_GROWTH;
-            self.segments.set_limit(limit.saturating_sub(catalog));
+            self.segments.set_limit(limit.saturating_sub(self.catalog_share(limit)));
         }
+    }
+
+    /// Bytes of a limit that content does not get: what the catalog takes, and may grow by at any moment.
+    fn catalog_share(&self, limit: u64) -> u64 {
+        self.catalog_bytes() + limit / CATALOG_GROWTH
     }
 
     /// Bytes on the disk of the catalog and its backups.
@@ -352,7 +356,7 @@ impl Volume {
         parts.join("/")
     }
 
-    /// What statfs(2) shows: the store's limit, or what the disk has.
+    /// What statfs(2) shows: the store's limit, or what the disk has. What is free can be written.
     pub fn statfs(&self) -> Result<StatFs> {
         let dir = &self.settings.storage_path;
         let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
@@ -360,7 +364,7 @@ impl Volume {
         let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
         let (total, free) = match self.settings.storage_size_limit {
             Some(limit) => {
-                let used = self.segments.allocated() + self.catalog_bytes();
+                let used = self.segments.allocated() + self.catalog_share(limit);
                 (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
             }
             None => (room.total, room.available + ahead),

@@ -306,8 +306,8 @@ fn statfs_tells_the_byte_budget_and_what_is_left_of_it() {
     };
     let (total, empty) = room();
     assert_eq!(total, LIMIT);
-    // Journal and index count, too.
-    assert!(empty <= LIMIT && empty > LIMIT - LIMIT / 16, "{empty} of {LIMIT} free while nothing is stored");
+    // Journal and index count, too, and what they grow by.
+    assert!(empty <= LIMIT && empty > LIMIT - LIMIT / 10, "{empty} of {LIMIT} free while nothing is stored");
     let mut random = Random::of(9);
     let path = stage.at("file");
     fs::write(&path, random.bytes(32 << 20)).unwrap();
