@@ -42,6 +42,8 @@ pub enum Kind {
     Sync,
     /// `allocate`
     Allocate,
+    /// `read_at`, `len`, `allocated`, `list`, and `open` of a file that is there.
+    Read,
     /// Any that changes something: also `open` that creates, `rename`, `remove`, `set_len` and `punch`.
     Any,
 }
@@ -55,6 +57,12 @@ pub enum Fault {
     Errno(i32),
     /// With this errno, having written the first half. As `Errno` for what is not a write.
     Short(i32),
+    /// With this errno, having done all of it: the answer was lost. As `Errno` for a sync.
+    Late(i32),
+    /// The power fails: as `Late` with `EIO`, and nothing that is asked of the disk afterwards is done.
+    Die,
+    /// Not at all, but the disk is full from here on, until [`FaultyDisk::heal`]: others took what was left.
+    Full,
 }
 
 /// How often what was done.
@@ -68,11 +76,13 @@ pub struct Counts {
     pub syncs: u64,
     /// Allocations.
     pub allocations: u64,
+    /// What only looks; not among `operations`.
+    pub reads: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write(u64, Vec<u8>),
+    Write(u64, Arc<[u8]>),
     SetLen(u64),
     Extend(u64),
     Punch(u64, u64),
@@ -148,7 +158,12 @@ struct State {
     counts: Counts,
     /// Counts down to the failure.
     faults: Vec<(Kind, u64, Fault)>,
+    /// What the last fault struck.
+    struck: Option<Kind>,
+    dead: bool,
     capacity: u64,
+    /// Nothing more than is used may be used.
+    full: bool,
     sync_delay: Duration,
     syncs_held: bool,
     syncs_waiting: usize,
@@ -217,16 +232,22 @@ impl State {
 
     /// Counts and logs an operation; the fault that hits it, if one does.
     fn begin(&mut self, kind: Kind, what: std::fmt::Arguments<'_>) -> Option<Fault> {
-        self.counts.operations += 1;
+        if self.dead {
+            return Some(Fault::Errno(libc::EIO));
+        }
         match kind {
             Kind::Write => self.counts.writes += 1,
             Kind::Sync => self.counts.syncs += 1,
             Kind::Allocate => self.counts.allocations += 1,
+            Kind::Read => self.counts.reads += 1,
             Kind::Any => {}
+        }
+        if kind != Kind::Read {
+            self.counts.operations += 1;
         }
         let mut hit = None;
         self.faults.retain_mut(|(of, left, fault)| {
-            if *of != kind && *of != Kind::Any {
+            if *of != kind && (*of != Kind::Any || kind == Kind::Read) {
                 return true;
             }
             if *left == 0 {
@@ -236,29 +257,46 @@ impl State {
             *left -= 1;
             true
         });
-        if self.log.len() == LOG_LENGTH {
-            self.log.drain(..LOG_LENGTH / 2);
+        self.struck = hit.map(|_| kind).or(self.struck);
+        self.dead |= hit == Some(Fault::Die);
+        self.full |= hit == Some(Fault::Full);
+        if kind != Kind::Read || hit.is_some() {
+            if self.log.len() == LOG_LENGTH {
+                self.log.drain(..LOG_LENGTH / 2);
+            }
+            let failed = hit.map(|f| format!(" -> {f:?}")).unwrap_or_default();
+            self.log.push(format!("{} {what}{failed}", self.counts.operations));
         }
-        let failed = hit.map(|f| format!(" -> {f:?}")).unwrap_or_default();
-        self.log.push(format!("{} {what}{failed}", self.counts.operations));
-        hit
+        hit.filter(|fault| *fault != Fault::Full)
     }
 
-    /// [`State::begin`] for what is done whole or not at all.
-    fn begin_whole(&mut self, kind: Kind, what: std::fmt::Arguments<'_>) -> Result<()> {
-        match self.begin(kind, what) {
-            Some(Fault::Errno(errno) | Fault::Short(errno)) => Err(Error::from_raw_os_error(errno)),
-            None => Ok(()),
-        }
+    /// [`State::begin`] for what is done whole or not at all. What is returned is the answer once it is done.
+    fn begin_whole(&mut self, kind: Kind, what: std::fmt::Arguments<'_>) -> Result<Result<()>> {
+        let answer = match self.begin(kind, what) {
+            Some(Fault::Late(errno)) if kind != Kind::Sync => Err(Error::from_raw_os_error(errno)),
+            Some(Fault::Die) if kind != Kind::Sync => Err(Error::from_raw_os_error(libc::EIO)),
+            Some(Fault::Errno(errno) | Fault::Short(errno) | Fault::Late(errno)) => {
+                return Err(Error::from_raw_os_error(errno));
+            }
+            Some(Fault::Die) => return Err(Error::from_raw_os_error(libc::EIO)),
+            Some(Fault::Full) | None => Ok(()),
+        };
+        Ok(answer)
+    }
+
+    /// [`State::begin`] for what only looks.
+    fn look(&mut self, what: std::fmt::Arguments<'_>) -> Result<()> {
+        self.begin_whole(Kind::Read, what)?
     }
 
     /// Takes room for the blocks of a range.
     fn take_room(&mut self, id: u64, offset: u64, len: u64) -> Result<()> {
-        let (used, capacity) = (self.used(), self.capacity);
+        let used = self.used();
+        let capacity = if self.full { used } else { self.capacity };
         let inode = self.inode(id)?;
         let blocks = offset / BLOCK..(offset + len).div_ceil(BLOCK);
         let new: Vec<u64> = blocks.filter(|b| !inode.blocks.contains(b)).collect();
-        if used + new.len() as u64 * BLOCK > capacity {
+        if !new.is_empty() && used + new.len() as u64 * BLOCK > capacity {
             return Err(Error::from_raw_os_error(libc::ENOSPC));
         }
         inode.blocks.extend(new);
@@ -371,8 +409,29 @@ impl FaultyDisk {
     }
 
     /// Takes back all faults that have not struck yet.
-    pub fn heal(&self) {
+    pub fn disarm(&self) {
         self.state().faults.clear();
+    }
+
+    /// As [`FaultyDisk::disarm`]; and a disk that was filled has room again.
+    pub fn heal(&self) {
+        self.disarm();
+        self.state().full = false;
+    }
+
+    /// What the last fault has struck, when one has.
+    pub fn struck(&self) -> Option<Kind> {
+        self.state().struck
+    }
+
+    /// Whether its power has failed.
+    pub fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    /// Lets another seed decide from here on.
+    pub fn reseed(&self, seed: u64) {
+        self.state().seed = seed;
     }
 
     /// How often what was done so far.
@@ -438,10 +497,14 @@ impl Shared {
 impl Io for FaultyDisk {
     fn open(&self, path: &Path, create: bool) -> Result<Arc<dyn File>> {
         let mut state = self.state();
-        let inode = match state.names.get(path) {
-            Some(id) => *id,
+        let mut answer = Ok(());
+        let inode = match state.names.get(path).copied() {
+            Some(id) => {
+                state.look(format_args!("open {}", path.display()))?;
+                id
+            }
             None if create && path.parent().is_some_and(|dir| state.dirs.contains(dir)) => {
-                state.begin_whole(Kind::Any, format_args!("create {}", path.display()))?;
+                answer = state.begin_whole(Kind::Any, format_args!("create {}", path.display()))?;
                 state.last_inode += 1;
                 let id = state.last_inode;
                 state.inodes.insert(id, Inode::default());
@@ -451,23 +514,26 @@ impl Io for FaultyDisk {
             }
             None => return Err(ErrorKind::NotFound.into()),
         };
+        answer?;
         Ok(Arc::new(FaultyFile { disk: self.shared.clone(), inode, path: path.to_owned() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
         let mut state = self.state();
         if !state.dirs.contains(path) {
-            state.begin_whole(Kind::Any, format_args!("mkdir {}", path.display()))?;
+            let answer = state.begin_whole(Kind::Any, format_args!("mkdir {}", path.display()))?;
             state.dirs.extend(path.ancestors().map(Path::to_owned));
+            answer?;
         }
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        let state = self.state();
+        let mut state = self.state();
         if !state.dirs.contains(dir) {
             return Err(ErrorKind::NotFound.into());
         }
+        state.look(format_args!("list {}", dir.display()))?;
         let inside = |path: &&PathBuf| path.parent() == Some(dir);
         Ok(state.names.keys().filter(inside).chain(state.dirs.iter().filter(inside)).cloned().collect())
     }
@@ -478,27 +544,28 @@ impl Io for FaultyDisk {
         if !to.parent().is_some_and(|dir| state.dirs.contains(dir)) {
             return Err(ErrorKind::NotFound.into());
         }
-        state.begin_whole(Kind::Any, format_args!("rename {} {}", from.display(), to.display()))?;
+        let answer =
+            state.begin_whole(Kind::Any, format_args!("rename {} {}", from.display(), to.display()))?;
         let entry = Entry::Rename(id, from.to_owned(), to.to_owned());
         entry.apply(&mut state.names);
         state.unsynced_names.push(entry);
         state.drop_unnamed(id);
-        Ok(())
+        answer
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
         let mut state = self.state();
         let Some(&id) = state.names.get(path) else { return Err(ErrorKind::NotFound.into()) };
-        state.begin_whole(Kind::Any, format_args!("remove {}", path.display()))?;
+        let answer = state.begin_whole(Kind::Any, format_args!("remove {}", path.display()))?;
         state.names.remove(path);
         state.unsynced_names.push(Entry::Remove(path.to_owned(), id));
         state.drop_unnamed(0);
-        Ok(())
+        answer
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {
         let mut state = self.shared.sync_begins();
-        state.begin_whole(Kind::Sync, format_args!("sync_dir {}", dir.display()))?;
+        state.begin_whole(Kind::Sync, format_args!("sync_dir {}", dir.display()))??;
         let (synced, left) =
             std::mem::take(&mut state.unsynced_names).into_iter().partition::<Vec<_>, _>(|e| e.touches(dir));
         synced.iter().for_each(|entry| entry.apply(&mut state.durable_names));
@@ -508,7 +575,7 @@ impl Io for FaultyDisk {
 
     fn room(&self, _path: &Path) -> Result<Room> {
         let state = self.state();
-        let available = state.capacity.saturating_sub(state.used());
+        let available = if state.full { 0 } else { state.capacity.saturating_sub(state.used()) };
         Ok(Room { total: state.capacity, available, files: u64::from(u32::MAX) })
     }
 
@@ -531,6 +598,7 @@ impl FaultyFile {
 impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut state = self.disk.state.lock();
+        state.look(format_args!("read {} {offset}+{}", self.named(), buf.len()))?;
         Ok(state.inode(self.inode)?.current.read(buf, offset))
     }
 
@@ -540,43 +608,53 @@ impl File for FaultyFile {
         let (bytes, failure) = match state.begin(Kind::Write, what) {
             Some(Fault::Errno(errno)) => return Err(Error::from_raw_os_error(errno)),
             Some(Fault::Short(errno)) => (buf.get(..buf.len() / 2).unwrap_or_default(), Some(errno)),
-            None => (buf, None),
+            Some(Fault::Late(errno)) => (buf, Some(errno)),
+            Some(Fault::Die) => (buf, Some(libc::EIO)),
+            Some(Fault::Full) | None => (buf, None),
         };
         if !bytes.is_empty() {
             state.take_room(self.inode, offset, bytes.len() as u64)?;
-            state.change(self.inode, Change::Write(offset, bytes.to_vec()))?;
+            state.change(self.inode, Change::Write(offset, bytes.into()))?;
         }
         failure.map_or(Ok(()), |errno| Err(Error::from_raw_os_error(errno)))
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self.disk.state.lock().inode(self.inode)?.current.len())
+        let mut state = self.disk.state.lock();
+        state.look(format_args!("length of {}", self.named()))?;
+        Ok(state.inode(self.inode)?.current.len())
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
         let mut state = self.disk.state.lock();
-        state.begin_whole(Kind::Any, format_args!("set_len {} {len}", self.named()))?;
+        let answer = state.begin_whole(Kind::Any, format_args!("set_len {} {len}", self.named()))?;
         state.inode(self.inode)?.blocks.split_off(&len.div_ceil(BLOCK));
-        state.change(self.inode, Change::SetLen(len))
+        state.change(self.inode, Change::SetLen(len))?;
+        answer
     }
 
     fn allocated(&self) -> Result<u64> {
-        Ok(self.disk.state.lock().inode(self.inode)?.blocks.len() as u64 * BLOCK)
+        let mut state = self.disk.state.lock();
+        state.look(format_args!("room of {}", self.named()))?;
+        Ok(state.inode(self.inode)?.blocks.len() as u64 * BLOCK)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
         let mut state = self.disk.state.lock();
-        state.begin_whole(Kind::Allocate, format_args!("allocate {} {offset}+{len}", self.named()))?;
+        let answer =
+            state.begin_whole(Kind::Allocate, format_args!("allocate {} {offset}+{len}", self.named()))?;
         state.take_room(self.inode, offset, len)?;
-        state.change(self.inode, Change::Extend(offset + len))
+        state.change(self.inode, Change::Extend(offset + len))?;
+        answer
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         let mut state = self.disk.state.lock();
-        state.begin_whole(Kind::Any, format_args!("punch {} {offset}+{len}", self.named()))?;
+        let answer = state.begin_whole(Kind::Any, format_args!("punch {} {offset}+{len}", self.named()))?;
         let whole = offset.div_ceil(BLOCK)..offset.saturating_add(len) / BLOCK;
         state.inode(self.inode)?.blocks.retain(|b| !whole.contains(b));
-        state.change(self.inode, Change::Punch(offset, len))
+        state.change(self.inode, Change::Punch(offset, len))?;
+        answer
     }
 
     fn sync(&self) -> Result<()> {
@@ -586,7 +664,7 @@ impl File for FaultyFile {
             inode.synced + inode.unsynced.len() as u64
         };
         let mut state = self.disk.sync_begins();
-        let failed = state.begin_whole(Kind::Sync, format_args!("sync {}", self.named()));
+        let failed = state.begin_whole(Kind::Sync, format_args!("sync {}", self.named())).flatten();
         let mut seed = state.seed;
         let inode = state.inode(self.inode)?;
         // Another sync may have been faster.

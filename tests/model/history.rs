@@ -2,6 +2,7 @@
 //! each file bytes that stood at their place at some moment since its last fsync.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use larder::format::{Ino, Kind, ROOT as ROOT_INO};
 use larder::volume::Volume;
@@ -11,7 +12,7 @@ use proptest::test_runner::TestCaseError;
 use super::fs::{Body, Call, Fs, How, Id, Node};
 use super::ops::Step;
 use super::store::{list, read};
-use super::system::{Check, fail};
+use super::system::{Check, fail, same_bytes};
 
 /// What a name names. Sizes and times of content are not here: they come with the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +50,8 @@ pub struct History {
     content_changed: BTreeMap<Id, usize>,
     /// Since when a file's content must be found: its fsync.
     settled: BTreeMap<Id, usize>,
-    /// Files that replaced another, and the moment: from then on no earlier content of theirs.
-    replaced: Vec<(Id, usize)>,
+    /// Files that replaced another, and in which moments: no earlier content of theirs then.
+    replaced: Vec<(Id, Range<usize>)>,
 }
 
 fn moment(fs: &Fs) -> Moment {
@@ -81,12 +82,15 @@ fn moment(fs: &Fs) -> Moment {
 }
 
 impl History {
+    /// Of what is durable as it is.
     pub fn new(fs: &Fs) -> History {
+        let contents =
+            fs.nodes().iter().filter_map(|(id, node)| Some((*id, vec![(0, node.content()?.clone())])));
         History {
             moments: vec![moment(fs)],
             before: fs.nodes().clone(),
             floor: 0,
-            versions: BTreeMap::new(),
+            versions: contents.collect(),
             changed: BTreeMap::new(),
             content_changed: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -124,7 +128,7 @@ impl History {
             }
         }
         if let Some(source) = source.filter(|id| self.changed.get(id) == Some(&now)) {
-            self.replaced.push((source, now));
+            self.replaced.push((source, now..usize::MAX));
         }
         match step {
             Step::Sync | Step::Remount => {
@@ -139,6 +143,15 @@ impl History {
             _ => {}
         }
         self.before = fs.nodes().clone();
+    }
+
+    /// Takes down what a call that failed would have made of the model: a crash may find it, or what is without it.
+    pub fn note_unsure(&mut self, with: &Fs, without: &Fs, step: &Step) {
+        let known = self.replaced.len();
+        self.note(with, step);
+        let now = self.now();
+        self.replaced.iter_mut().skip(known).for_each(|(_, moments)| moments.end = now + 1);
+        self.note(without, &Step::Skip);
     }
 
     /// Whether the store may hold this: after power loss, or (`killed`) after kill -9.
@@ -168,12 +181,18 @@ impl History {
     }
 
     fn content(&self, id: Id, at: usize, found: &[u8]) -> Result<(), String> {
-        let replaced = self.replaced.iter().filter(|(of, since)| *of == id && *since <= at);
-        let since =
-            replaced.map(|(_, since)| *since).chain(self.settled.get(&id).copied()).max().unwrap_or(0);
+        let replaced = self.replaced.iter().filter(|(of, moments)| *of == id && moments.contains(&at));
+        let since = replaced
+            .map(|(_, moments)| moments.start)
+            .chain(self.settled.get(&id).copied())
+            .max()
+            .unwrap_or(0);
         let versions = &self.versions[&id];
         let first = versions.iter().rposition(|(from, _)| *from <= since).unwrap_or(0);
         let allowed: Vec<&[u8]> = versions[first..].iter().map(|(_, content)| &content[..]).collect();
+        if allowed.contains(&found) {
+            return Ok(());
+        }
         // A write of several pages may be there in part.
         let sizes: Vec<usize> = allowed.iter().map(|content| content.len()).collect();
         if !(sizes.iter().min() <= Some(&found.len()) && Some(&found.len()) <= sizes.iter().max()) {
@@ -188,6 +207,17 @@ impl History {
             None => Ok(()),
         }
     }
+}
+
+/// Whether this is what the model holds now.
+pub fn is_now(fs: &Fs, tree: &Tree, contents: &Contents) -> Check {
+    let now = moment(fs);
+    prop_assert!(now.tree == *tree, "the tree is another:\n{}", difference(&now.tree, tree));
+    for (path, id) in &now.files {
+        let expected = fs.node(*id).content().expect("it is a file");
+        same_bytes(expected, &contents[path], &format!("{:?}", String::from_utf8_lossy(path)))?;
+    }
+    Ok(())
 }
 
 fn difference(expected: &Tree, found: &Tree) -> String {

@@ -51,10 +51,19 @@ impl Disk {
         }
     }
 
-    pub fn open(&self, cache: u64, clock: &Clock) -> larder::Result<Arc<Volume>> {
+    /// The settings of a store with so much memory, bytes.
+    pub fn settings(&self, cache: u64) -> Settings {
         let mut settings = Settings::new(self.path());
         settings.cache_size_limit = cache;
-        Volume::open(settings, self.io(), clock.clone())
+        settings
+    }
+
+    pub fn open(&self, cache: u64, clock: &Clock) -> larder::Result<Arc<Volume>> {
+        self.open_as(&self.settings(cache), clock)
+    }
+
+    pub fn open_as(&self, settings: &Settings, clock: &Clock) -> larder::Result<Arc<Volume>> {
+        Volume::open(settings.clone(), self.io(), clock.clone())
     }
 }
 
@@ -96,7 +105,9 @@ pub fn errno(error: &Error) -> i32 {
         Error::Stale => libc::ESTALE,
         Error::ReadOnly(_) => libc::EROFS,
         _ => {
-            eprintln!("{error}");
+            if !matches!(error, Error::Io { .. }) {
+                eprintln!("{error}");
+            }
             libc::EIO
         }
     }
@@ -151,7 +162,7 @@ pub fn list(volume: &Volume, dir: Ino) -> larder::Result<Vec<(Vec<u8>, Ino, Kind
 /// A volume, and which of its inodes are which of the model's. One reference is held to each.
 pub struct Store {
     pub disk: Disk,
-    pub cache: u64,
+    pub settings: Settings,
     pub clock: Clock,
     volume: Option<Arc<Volume>>,
     inos: BTreeMap<Id, Ino>,
@@ -160,8 +171,13 @@ pub struct Store {
 impl Store {
     pub fn new(disk: Disk, cache: u64) -> Store {
         let clock = Clock::manual(Time(START));
-        let volume = disk.open(cache, &clock).unwrap();
-        Store { disk, cache, clock, volume: Some(volume), inos: BTreeMap::from([(ROOT, ROOT_INO)]) }
+        let settings = disk.settings(cache);
+        Store::open(disk, settings, clock).unwrap()
+    }
+
+    pub fn open(disk: Disk, settings: Settings, clock: Clock) -> larder::Result<Store> {
+        let volume = disk.open_as(&settings, &clock)?;
+        Ok(Store { disk, settings, clock, volume: Some(volume), inos: BTreeMap::from([(ROOT, ROOT_INO)]) })
     }
 
     /// Sets the size of the pages of all that is created from now on, bytes.
@@ -175,11 +191,16 @@ impl Store {
         self.volume.as_deref().expect("the store is open")
     }
 
+    /// Whether an inode of the model's is there to be called by.
+    pub fn knows(&self, id: Id) -> bool {
+        self.inos.contains_key(&id)
+    }
+
     pub fn ino(&self, id: Id) -> Ino {
         self.inos[&id]
     }
 
-    fn run<T>(&self, operation: impl FnMut(&Volume) -> Step<T>) -> Result<T, i32> {
+    pub fn run<T>(&self, operation: impl FnMut(&Volume) -> Step<T>) -> Result<T, i32> {
         self.volume().run(operation).map_err(|error| errno(&error))
     }
 
@@ -223,12 +244,11 @@ impl Store {
 
     /// Opens what is found on another disk, with the model that was found to fit it.
     pub fn found(disk: Disk, cache: u64, clock: Clock) -> Result<Store, TestCaseError> {
-        let volume = match disk.open(cache, &clock) {
-            Ok(volume) => volume,
-            Err(error) => return fail(format!("opening after a crash: {error}")),
-        };
-        let inos = BTreeMap::from([(ROOT, ROOT_INO)]);
-        Ok(Store { disk, cache, clock, volume: Some(volume), inos })
+        let settings = disk.settings(cache);
+        match Store::open(disk, settings, clock) {
+            Ok(store) => Ok(store),
+            Err(error) => fail(format!("opening after a crash: {error}")),
+        }
     }
 
     /// Unlinked inodes are given back, and the figures are those of the tree.
@@ -381,15 +401,12 @@ impl System for Store {
     }
 
     fn remount(&mut self, fs: &Fs) -> Check {
-        if let Some(volume) = self.volume.take()
-            && let Err(error) = volume.close()
-        {
+        if let Err(error) = self.close() {
             return fail(format!("closing: {error}"));
         }
         self.disk.is_sound("after a clean end")?;
-        match self.disk.open(self.cache, &self.clock) {
-            Ok(volume) => self.volume = Some(volume),
-            Err(error) => return fail(format!("opening again: {error}")),
+        if let Err(error) = self.reopen() {
+            return fail(format!("opening again: {error}"));
         }
         self.walk(fs)
     }
@@ -452,6 +469,20 @@ impl System for Store {
 }
 
 impl Store {
+    pub fn close(&mut self) -> larder::Result<()> {
+        self.volume.take().map_or(Ok(()), |volume| volume.close())
+    }
+
+    /// Opens it again once it has been closed; its inodes are to be adopted then.
+    pub fn reopen(&mut self) -> larder::Result<()> {
+        self.volume = Some(self.disk.open_as(&self.settings, &self.clock)?);
+        Ok(())
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.volume.is_some()
+    }
+
     /// What the disk holds: after power loss, or as the process would leave it when it is killed.
     pub fn crashed(&self, power_loss: bool) -> Disk {
         match &self.disk {
