@@ -163,7 +163,8 @@ impl Store {
     ///
     /// [`Error::Key`] and [`Error::NameTooLong`]: it is no key. [`Error::IsADirectory`]: other keys are below it.
     /// [`Error::NotADirectory`]: a part of it is a key. [`Error::NoSpace`], [`Error::ReadOnly`], [`Error::Io`]: the
-    /// store does not take it. The key is as it was then.
+    /// store does not take it. The key is as it was then; but where it was to be durable at once and the flush
+    /// failed, the new value may be seen until the store is closed.
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.set_with(key, value, &SetOptions::new())
     }

@@ -385,6 +385,28 @@ fn damage_that_was_met_is_told_by_all_that_follows_and_the_catalog_takes_no_harm
 }
 
 #[test]
+fn a_killed_catalog_opens_with_a_damaged_block_and_reads_what_is_not_in_it() {
+    let (bench, _) = indexed(8000);
+    let catalog = bench.open();
+    catalog.apply(numbered(8001)).unwrap();
+    catalog.checkpoint(&nothing).unwrap();
+    catalog.apply(numbered(8002)).unwrap();
+    // As kill -9 leaves it: redb closes its file when it is dropped.
+    let good = std::fs::read(bench.index()).unwrap();
+    drop(catalog);
+    std::fs::write(bench.index(), &good).unwrap();
+    let wanted = b"n004000";
+    let places = good.windows(7).enumerate().filter(|(_, bytes)| bytes == wanted).map(|(at, _)| at);
+    places.for_each(|at| flip(&bench.index(), at, 1));
+    let catalog = bench.open();
+    for key in [b"n000001", b"n007999", b"n008001", b"n008002"] {
+        assert!(catalog.get(key).unwrap().is_some(), "{key:?}");
+    }
+    let error = catalog.get(wanted).unwrap_err().to_string();
+    assert!(error.contains("block"), "{error}");
+}
+
+#[test]
 fn an_interrupted_creation_is_begun_anew() {
     let bench = Bench::new();
     std::fs::write(bench.dir.path().join("index.redb.new"), b"half").unwrap();
