@@ -78,7 +78,11 @@ fn a_backup_of_the_catalog_that_is_cut_short_at_any_step_leaves_the_older_ones_a
         drop(volume);
         if outcome.is_ok() {
             assert_eq!(after.len(), 2, "what was reported done is there after a crash");
-            break;
+            // It may have struck what the store does behind the scenes.
+            match disk.struck() {
+                Some(_) => continue,
+                None => break,
+            }
         }
         interrupted += 1;
         let again = open(&crashed);
