@@ -185,6 +185,19 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The text of the `larder.toml` in a store's directory; `None` where there is none.
+    pub fn read_file(store: &Path) -> Result<Option<String>> {
+        let file = store.join(FILE_NAME);
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                Err(Error::store(store, "it is not a directory; a store is one"))
+            }
+            Err(error) => Err(Error::io(format!("reading {}", file.display()))(error)),
+        }
+    }
+
     /// The settings as a `larder.toml` that says the same, defaults included.
     pub fn to_toml(&self) -> String {
         let size = |bytes: u64| {

@@ -10,8 +10,8 @@ use crate::catalog::Engine;
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
-    Bucket, CounterRecord, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, ROOT, SLOT_BITS, UseRecord, decode,
-    is_name, keys, name_hash,
+    Bucket, CounterRecord, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, PAGE_SHIFTS, ROOT, SLOT_BITS,
+    UseRecord, decode, is_name, keys, name_hash,
 };
 
 /// The tags of keys and what their lengths must be (least, most).
@@ -42,9 +42,6 @@ pub const KINDS: [u32; 7] = [
     libc::S_IFBLK,
     libc::S_IFSOCK,
 ];
-
-/// log2 of the page sizes that a file can have.
-pub const PAGE_SHIFTS: std::ops::RangeInclusive<u8> = 12..=20;
 
 /// The largest size of a file, bytes.
 pub fn largest(page_shift: u8) -> u64 {

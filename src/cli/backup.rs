@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use larder::backup::{Outcome, Progress, back_up};
 use larder::clock::Clock;
-use larder::config::{FILE_NAME, Settings};
 use larder::control::{Request, ask_watching};
 use larder::error::{Error, Result};
 use larder::io::RealDisk;
@@ -113,14 +112,7 @@ fn open(store: &Path) -> Result<Arc<Volume>> {
     if !store.join("FORMAT").exists() {
         return Err(Error::store(store, "there is no store here"));
     }
-    let file = store.join(FILE_NAME);
-    let text = match std::fs::read_to_string(&file) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(Error::io(format!("reading {}", file.display()))(error)),
-    };
-    let settings = Settings::load(store, text.as_deref(), [], [])?;
-    Volume::open(settings, Arc::new(RealDisk), Clock::System)
+    Volume::open(super::settings_of(store)?, Arc::new(RealDisk), Clock::System)
 }
 
 /// A path that the daemon understands too, symbolic links resolved as far as it exists.

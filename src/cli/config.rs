@@ -1,7 +1,5 @@
 //! `larder config`
 
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use larder::config::{FILE_NAME, NAMES, Settings};
@@ -52,7 +50,7 @@ impl Config {
             let value = table.get(&name).and_then(toml::Value::as_str).unwrap_or_default();
             return to_output(|out| writeln!(out, "{value}")).map(|()| YES);
         }
-        let text = read(&store)?.unwrap_or_default();
+        let text = Settings::read_file(&store)?.unwrap_or_default();
         let file = store.join(FILE_NAME);
         let mut document: DocumentMut =
             text.parse().map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
@@ -64,7 +62,7 @@ impl Config {
         let text = document.to_string();
         // What would keep the store from being mounted is refused now.
         Settings::load(&store, Some(&text), [], [])?;
-        replace(&file, &text).map_err(Error::io(format!("writing {}", file.display())))?;
+        super::replace(&file, &text)?;
         if point.is_some() {
             eprintln!("{name}: written for the next mount; this one goes on as it is");
         }
@@ -78,28 +76,5 @@ fn effective(store: &Path, point: Option<&Path>) -> Result<String> {
         let file = point.join(".larder/config");
         return std::fs::read_to_string(&file).map_err(Error::io(format!("reading {}", file.display())));
     }
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        // It names the store, as any of the paths that lead to it.
-        .filter(|(name, _)| name != "LARDER_STORAGE_PATH");
-    Ok(Settings::load(store, read(store)?.as_deref(), environment, [])?.to_toml())
-}
-
-fn read(store: &Path) -> Result<Option<String>> {
-    let file = store.join(FILE_NAME);
-    match std::fs::read_to_string(&file) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("reading {}", file.display()))(error)),
-    }
-}
-
-/// Replaces a file; whoever reads it, and whatever happens, finds the old or the new.
-fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let new = file.with_extension("toml.new");
-    let mut written =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    written.write_all(text.as_bytes())?;
-    written.sync_all()?;
-    std::fs::rename(&new, file)
+    Ok(super::settings_of(store)?.to_toml())
 }

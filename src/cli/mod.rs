@@ -33,11 +33,14 @@ mod sync;
 mod touch;
 mod umount;
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use larder::error::Result;
+use larder::config::Settings;
+use larder::error::{Error, Result};
 use larder::mount::table;
 
 /// A compressing filesystem: a store, which is a directory, is mounted as a tree of files.
@@ -155,6 +158,33 @@ fn for_each(named: bool, stores: Vec<PathBuf>, each: impl Fn(&Path) -> Result<()
         }
     }
     Ok(code)
+}
+
+/// What of the environment may be settings.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The settings that a store would be mounted with now.
+fn settings_of(store: &Path) -> Result<Settings> {
+    // That names the store, by whichever of the paths that lead to it.
+    let environment = environment().filter(|(name, _)| name != "LARDER_STORAGE_PATH");
+    Settings::load(store, Settings::read_file(store)?.as_deref(), environment, [])
+}
+
+/// Replaces a file; whoever reads it, and whatever happens, finds the old or the new.
+fn replace(file: &Path, text: &str) -> Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut written = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        written.write_all(text.as_bytes())?;
+        written.sync_all()?;
+        std::fs::rename(&new, file)
+    };
+    write().map_err(Error::io(format!("writing {}", file.display())))
 }
 
 /// A size with three significant digits, in units of 1024.

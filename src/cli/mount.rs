@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
-use larder::config::{FILE_NAME, Settings};
+use larder::config::Settings;
 use larder::error::{Error, Result};
 use larder::mount::options::Options;
 
@@ -88,18 +88,8 @@ impl Mount {
         // The log is not set up yet, so that it can go into the store; errors go to stderr either way.
         let store = absolute(&self.store)?;
         let point = larder::mount::session::check(&store, &self.mountpoint)?;
-        let file = match std::fs::read_to_string(store.join(FILE_NAME)) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
-                return Err(Error::store(&self.store, "it is not a directory; a store is one"));
-            }
-            Err(error) => {
-                return Err(Error::io(format!("reading {}", store.join(FILE_NAME).display()))(error));
-            }
-        };
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let file = Settings::read_file(&store)?;
+        let environment = super::environment();
         let flags = options.settings.iter().cloned().chain(self.flags());
         let settings = Settings::load(&store, file.as_deref(), environment, flags)?;
         if std::fs::read_dir(&point).is_ok_and(|mut entries| entries.next().is_some()) {

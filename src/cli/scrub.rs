@@ -1,10 +1,9 @@
 //! `larder scrub`
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use larder::config::parse_size;
 use larder::error::{Error, Result};
 use larder::store::{Hurt, Place, Store};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::at::{At, EXIT, NO, YES, shown};
 use super::human;
+use super::progress::bytes_bar;
 
 /// Read everything that is stored once more, and tell what the disk has lost
 ///
@@ -90,7 +90,7 @@ impl Scrub {
     }
 
     fn scrub(&self, store: &Store, rate: u64, file: &Path, progress: &mut Progress) -> Result<()> {
-        let bar = bar();
+        let bar = bytes_bar("verifying");
         let (begun, already) = (Instant::now(), progress.bytes);
         let mut noted = begun;
         let size = if rate == 0 { *PART.end() } else { (rate / 4).clamp(*PART.start(), *PART.end()) };
@@ -124,16 +124,6 @@ impl Scrub {
     }
 }
 
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let line = "verifying {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    // Fails only for templates that are none.
-    if let Ok(style) = ProgressStyle::with_template(line) {
-        bar.set_style(style);
-    }
-    bar
-}
-
 /// How far an interrupted scrub had come. A file that makes no sense is none.
 fn noted(file: &Path) -> Result<Option<Progress>> {
     match std::fs::read_to_string(file) {
@@ -143,10 +133,8 @@ fn noted(file: &Path) -> Result<Option<Progress>> {
     }
 }
 
-/// Writes down how far it has come. What a power failure makes of the file costs a scrub from the beginning.
+/// Writes down how far it has come.
 fn note(file: &Path, progress: &Progress) -> Result<()> {
-    let failed = || Error::io(format!("writing {}", file.display()));
-    let text = serde_json::to_string(progress).map_err(|error| failed()(error.into()))?;
-    let new: PathBuf = file.with_extension("json.new");
-    std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)).map_err(failed())
+    let text = serde_json::to_string(progress).map_err(|error| Error::io("writing JSON")(error.into()))?;
+    super::replace(file, &text)
 }

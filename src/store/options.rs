@@ -190,11 +190,7 @@ impl Options {
         if !self.create && !dir.join("FORMAT").exists() {
             return Err(Error::store(path, "there is no store here"));
         }
-        let file = match std::fs::read_to_string(dir.join(FILE_NAME)) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Error::io(format!("reading {}", dir.join(FILE_NAME).display()))(error)),
-        };
+        let file = Settings::read_file(&dir)?;
         let settings = Settings::load(&dir, file.as_deref(), [], self.settings.iter().cloned())?;
         let begun = Instant::now();
         let volume = loop {

@@ -42,7 +42,7 @@ const NOTHING: Duration = Duration::from_secs(1);
 /// Uses written in one batch.
 const USES_BATCH: usize = 1024;
 
-/// A store with no more inode numbers than this is looked at as a whole: some 10 ms.
+/// A store with no more inode numbers than this is looked at as a whole: by an estimate some 10 ms.
 const WHOLE: u64 = 4096;
 
 /// Neighbours that are looked at together: finding the first costs as much as some ten of them.
@@ -54,7 +54,7 @@ const CLUSTERS: usize = 128;
 /// A sample goes on until it has so many that may be evicted...
 const ENOUGH: usize = 1024;
 
-/// ...or has looked at so many, some 100 ms: where few may be evicted, each sample finds some of them.
+/// ...or has looked at so many, by an estimate some 100 ms: where few may be evicted, each sample finds some of them.
 const MOST: usize = 32_768;
 
 /// For so many that were looked at one is evicted: those that go are of the first 16th in the order.

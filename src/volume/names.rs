@@ -235,27 +235,13 @@ impl Volume {
         let kind = Kind::of_mode(mode);
         let ttl = ttl.filter(|_| kind != Kind::Directory);
         let inherited = if kind == Kind::Symlink { None } else { acl::inherit(attributes, mode)? };
+        let mode = inherited.as_ref().map_or(mode & !caller.umask, |inherited| inherited.mode);
         let mut rec = InodeRecord {
-            mode: inherited.as_ref().map_or(mode & !caller.umask, |inherited| inherited.mode),
-            uid: caller.uid,
-            gid: caller.gid,
-            rdev: 0,
-            nlink: if kind == Kind::Directory { 2 } else { 1 },
-            size: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            pages: 0,
-            stored: 0,
             page_shift: parent.page_shift,
-            shared: false,
-            xattrs: 0,
             codec: parent.codec,
             expires: ttl.map(|seconds| shelf::after(now, seconds)),
             period: ttl,
-            links: Links::Many,
-            target: None,
+            ..InodeRecord::new(mode, caller.uid, caller.gid, now, Links::Many)
         };
         if parent.mode & libc::S_ISGID != 0 {
             rec.gid = parent.gid;
@@ -561,27 +547,7 @@ fn parent_of(tree: &mut Tree, dir: Ino) -> Step<Ino> {
 }
 
 /// The first inode of a new store.
-pub(super) fn root_record(now: Time, page_shift: u8, uid: u32, gid: u32) -> Vec<u8> {
-    encode(&InodeRecord {
-        mode: libc::S_IFDIR | 0o755,
-        uid,
-        gid,
-        rdev: 0,
-        nlink: 2,
-        size: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        pages: 0,
-        stored: 0,
-        page_shift,
-        shared: false,
-        xattrs: 0,
-        codec: None,
-        expires: None,
-        period: None,
-        links: Links::One { parent: ROOT, name: Box::default() },
-        target: None,
-    })
+pub(super) fn root_record(now: Time, uid: u32, gid: u32) -> Vec<u8> {
+    let links = Links::One { parent: ROOT, name: Box::default() };
+    encode(&InodeRecord::new(libc::S_IFDIR | 0o755, uid, gid, now, links))
 }

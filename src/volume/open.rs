@@ -21,10 +21,6 @@ use crate::format::{
 use crate::io::{Io, Lock};
 use crate::pages::{LocalSegments, Segments};
 
-/// log2 of the size of pages: 128 KiB compress nearly as well as larger ones, and a random read
-/// decompresses no more than it must.
-pub(super) const PAGE_SHIFT: u8 = 17;
-
 /// Threads that put pages into frames.
 const WRITE_BACK_THREADS: usize = 2;
 
@@ -121,7 +117,7 @@ impl Volume {
         }
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let mut batch = Batch::default();
-        batch.put(keys::inode(ROOT), root_record(self.clock.now(), PAGE_SHIFT, uid, gid));
+        batch.put(keys::inode(ROOT), root_record(self.clock.now(), uid, gid));
         let counters = CounterRecord { inodes: 1, last_ino: ROOT.0, ..CounterRecord::default() };
         batch.put(keys::counters(), encode(&counters));
         self.engine.apply(batch)?;

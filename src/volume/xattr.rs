@@ -4,13 +4,12 @@ use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
 use super::marks::Mark;
-use super::open::PAGE_SHIFT;
 use super::tree::{Attributes, Inode, Tree};
 use super::types::*;
 use crate::clock::Time;
 use crate::config::parse_size;
 use crate::error::{Error, Result};
-use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, keys};
+use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, keys};
 use crate::shelf;
 
 /// Larder's own attributes begin so.
@@ -27,9 +26,6 @@ const OWN_LIST: usize = b"user.larder.expires\0user.larder.codec\0user.larder.pa
 
 /// The most bytes of names and values that an inode may have: they are in memory whole while one is asked for.
 const TOTAL_MAX: usize = 1 << 20;
-
-/// What the size of pages may be, bytes; a power of two.
-const PAGE_SIZES: std::ops::RangeInclusive<u64> = 4096..=1 << 20;
 
 /// Larder's own attributes that are not kept as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,12 +254,14 @@ impl Volume {
                 return self.put_record(tree, ino, rec);
             }
             Own::PageSize => {
-                let size =
-                    parse_size(text).ok().filter(|size| PAGE_SIZES.contains(size) && size.is_power_of_two());
-                let size = size.ok_or_else(|| {
+                let shift = parse_size(text)
+                    .ok()
+                    .filter(|size| size.is_power_of_two())
+                    .map(|size| size.ilog2() as u8);
+                let shift = shift.filter(|shift| PAGE_SHIFTS.contains(shift)).ok_or_else(|| {
                     Error::Invalid(format!("page-size {text:?}: use a power of two from 4KiB to 1MiB"))
                 })?;
-                self.set_page_size(&mut rec, ino, size.trailing_zeros() as u8)?;
+                self.set_page_size(&mut rec, ino, shift)?;
                 return self.put_record(tree, ino, rec);
             }
             Own::Expires => (shelf::parse_expires(text)?, rec.period),

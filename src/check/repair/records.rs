@@ -10,18 +10,15 @@ use super::lost_page;
 use super::mend::Mend;
 use crate::catalog::Engine;
 use crate::check::nodes::Nodes;
-use crate::check::tree::{KINDS, PAGE_SHIFTS, is_known, largest};
+use crate::check::tree::{KINDS, is_known, largest};
 use crate::check::{OnProgress, Report, scan, tree};
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
-    Bucket, CounterRecord, Extent, Ino, InodeRecord, Key, Kind, Links, PageNo, PageRecord, Patch, ROOT,
-    SegmentRecord, decode, keys,
+    Bucket, CounterRecord, Extent, Ino, InodeRecord, Key, Kind, Links, PAGE_SHIFT, PAGE_SHIFTS, PageNo,
+    PageRecord, Patch, ROOT, SegmentRecord, decode, keys,
 };
 use crate::pages::{LocalSegments, Segments, frame};
-
-/// log2 of the page size of a file whose record is lost and that has no more than a page: that of new files.
-const PAGE_SHIFT: u8 = 17;
 
 /// What there is of an inode whose record is missing.
 #[derive(Debug, Default)]
@@ -289,28 +286,8 @@ fn page_shift_of(mend: &Mend<'_>, segments: &LocalSegments, ino: Ino) -> Result<
 
 /// An inode of which nothing is known, owned by who repairs.
 pub fn blank(now: Time, links: Links) -> InodeRecord {
-    InodeRecord {
-        mode: 0,
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
-        rdev: 0,
-        nlink: 1,
-        size: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        btime: now,
-        pages: 0,
-        stored: 0,
-        page_shift: PAGE_SHIFT,
-        shared: false,
-        xattrs: 0,
-        codec: None,
-        expires: None,
-        period: None,
-        links,
-        target: None,
-    }
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    InodeRecord::new(0, uid, gid, now, links)
 }
 
 /// Where the content of a file ends, as its frames and patches tell.
