@@ -60,8 +60,8 @@ pub struct LocalSegments {
     syncing: Mutex<Option<String>>,
     /// `state.room.promised()`, to be read without the lock.
     promised: AtomicU64,
-    /// Bytes on the disk, and the most that there may be. The first is an account, brought up to date behind each
-    /// change: asking a file that is being written would make the next flush slower.
+    /// Bytes on the disk, and the most that there may be. The first is the sum of `state.held`, to be read without the
+    /// lock.
     allocated: AtomicU64,
     limit: AtomicU64,
 }
@@ -72,6 +72,9 @@ struct State {
     room: Room,
     /// Closed segments: where their frames end.
     closed: BTreeMap<SegmentId, u64>,
+    /// Bytes that each segment takes on the disk: an account, brought up to date behind each change, since asking a
+    /// file that is being written would make the next flush slower.
+    held: BTreeMap<SegmentId, u64>,
     next: u32,
     /// Files that were appended to since they were last synced.
     dirty: BTreeMap<SegmentId, Arc<dyn File>>,
@@ -95,15 +98,17 @@ impl LocalSegments {
     pub fn open(io: Arc<dyn Io>, dir: PathBuf) -> Result<LocalSegments> {
         let files = Files::new(io, dir);
         let mut closed = BTreeMap::new();
-        let mut allocated = 0;
+        let mut held = BTreeMap::new();
         for id in files.scan()? {
             closed.insert(id, files.settle(id)?);
-            allocated += files.allocated(id, None)?;
+            held.insert(id, files.allocated(id, None)?);
         }
+        let allocated = held.values().sum();
         let next = closed.last_key_value().map_or(Some(1), |(id, _)| id.0.checked_add(1)).unwrap_or(u32::MAX);
         let state = State {
             room: Room::default(),
             closed,
+            held,
             next,
             dirty: BTreeMap::new(),
             dirty_dirs: BTreeSet::new(),
@@ -202,7 +207,7 @@ impl LocalSegments {
     /// `changing` held.
     fn extend(&self, open: &Open, more: u32) -> Result<u32> {
         let end = self.files.allocate(open.id, &open.file, open.end, more, self.left())?;
-        self.allocated.fetch_add(u64::from(end - open.end), Ordering::AcqRel);
+        self.took(open.id, u64::from(end - open.end));
         self.with_state(|state| state.room.extended(open.id, end));
         Ok(end)
     }
@@ -212,10 +217,22 @@ impl LocalSegments {
         self.limit.load(Ordering::Acquire).saturating_sub(self.allocated())
     }
 
-    /// Takes note of bytes that were given back to the disk.
-    fn gave_back(&self, bytes: u64) {
-        let less = |all: u64| Some(all.saturating_sub(bytes));
-        let _always = self.allocated.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    /// Takes note of bytes that a segment takes from the disk.
+    fn took(&self, id: SegmentId, bytes: u64) {
+        let mut state = self.state.lock();
+        *state.held.entry(id).or_default() += bytes;
+        self.allocated.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Takes note of bytes that a segment has given back to the disk. Nothing when it has been removed meanwhile: they
+    /// went with all that it held.
+    fn gave_back(&self, id: SegmentId, bytes: u64) {
+        let mut state = self.state.lock();
+        if let Some(held) = state.held.get_mut(&id) {
+            let less = bytes.min(*held);
+            *held -= less;
+            self.allocated.fetch_sub(less, Ordering::AcqRel);
+        }
     }
 
     /// A new segment of at least `len` bytes, header included. With `changing` held.
@@ -227,7 +244,7 @@ impl LocalSegments {
         });
         let id = id.ok_or_else(|| Error::Invalid("all numbers of segments are used".into()))?;
         let (file, end) = self.files.create(id, len, self.left())?;
-        self.allocated.fetch_add(u64::from(end), Ordering::AcqRel);
+        self.took(id, u64::from(end));
         self.with_state(|state| state.dirty_dirs.extend(self.files.directories(id)));
         Ok(Open { id, file, used: HEADER_LEN, end })
     }
@@ -262,7 +279,7 @@ impl LocalSegments {
         self.with_state(|state| state.closed.insert(open.id, u64::from(open.used)));
         self.files.keep(open.id, open.file.clone());
         self.files.cut(open.id, &open.file, open.used)?;
-        self.gave_back(u64::from(open.end.saturating_sub(open.used.next_multiple_of(BLOCK))));
+        self.gave_back(open.id, u64::from(open.end.saturating_sub(open.used.next_multiple_of(BLOCK))));
         Ok(())
     }
 }
@@ -380,7 +397,7 @@ impl Segments for LocalSegments {
         let file = self.files.get(extent.segment, open)?;
         file.punch(start, end - start)
             .map_err(Error::io(format!("freeing room in {}", self.files.name(extent.segment))))?;
-        self.gave_back(end - start);
+        self.gave_back(extent.segment, end - start);
         Ok(())
     }
 
@@ -397,9 +414,9 @@ impl Segments for LocalSegments {
             state.room.take(id).is_some() || closed
         });
         if known {
-            let held = self.files.allocated(id, open.map(|open| open.file))?;
-            self.files.remove(id)?;
-            self.gave_back(held);
+            self.files.remove(id, open.map(|open| open.file))?;
+            self.gave_back(id, u64::MAX);
+            self.state.lock().held.remove(&id);
         }
         match moved {
             Err(Error::NoSpace) => self.grow(promised, None),
@@ -440,7 +457,7 @@ impl Drop for LocalSegments {
     fn drop(&mut self) {
         for open in self.state.get_mut().room.all() {
             let done = if open.used == HEADER_LEN {
-                self.files.remove(open.id)
+                self.files.remove(open.id, Some(open.file.clone()))
             } else {
                 self.files.cut(open.id, &open.file, open.used)
             };

@@ -231,11 +231,20 @@ impl Files {
         open.allocated().map_err(failed())
     }
 
-    /// Removes a file.
-    pub fn remove(&self, id: SegmentId) -> Result<()> {
-        self.pool.lock().pop(&id);
+    /// Removes a file and gives the disk its room at once, also where somebody is still reading or syncing it.
+    pub fn remove(&self, id: SegmentId, open: Option<Arc<dyn File>>) -> Result<()> {
+        let failed = || Error::io(format!("removing {}", self.name(id)));
         self.advised.lock().pop(&id);
-        self.io.remove(&self.path(id)).map_err(Error::io(format!("removing {}", self.name(id))))
+        let pooled = self.pool.lock().pop(&id);
+        let file = match open.or(pooled) {
+            Some(file) => file,
+            None => self.io.open(&self.path(id), false).map_err(failed())?,
+        };
+        self.io.remove(&self.path(id)).map_err(failed())?;
+        if let Err(error) = file.set_len(0) {
+            log::warn!("{}: its room comes back when nobody uses it any longer: {error}", self.name(id));
+        }
+        Ok(())
     }
 
     /// Makes files durable, and the entries of directories.

@@ -106,6 +106,41 @@ fn freed_room_goes_back_to_the_disk_and_neighbours_stay() {
 }
 
 #[test]
+fn a_removed_segment_gives_its_room_back_while_somebody_still_has_it_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = open(dir.path());
+    let reader = |id| RealDisk.open(&segment_file(&dir.path().join("segments"), id), false).unwrap();
+    for closed in [false, true] {
+        let extent = segments.append(Class::Lasting, &[1; 1 << 20]).unwrap();
+        if closed {
+            segments.close(extent.segment).unwrap();
+        }
+        let reader = reader(extent.segment);
+        segments.remove(extent.segment).unwrap();
+        assert_eq!(reader.allocated().unwrap(), 0);
+    }
+}
+
+#[test]
+fn the_account_of_what_the_segments_take_stays_right_when_one_is_removed_while_parts_of_it_are_freed() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = open(dir.path());
+    for _ in 0..100 {
+        let extents: Vec<_> =
+            (0..16).map(|n| segments.append(Class::Lasting, &[n; 64 << 10]).unwrap()).collect();
+        let segment = extents[0].segment;
+        segments.close(segment).unwrap();
+        std::thread::scope(|scope| {
+            // Opening what is gone fails.
+            scope.spawn(|| extents.iter().filter(|extent| segments.free(**extent).is_err()).count());
+            scope.spawn(|| segments.remove(segment).unwrap());
+        });
+        let taken: u64 = segments.list().unwrap().iter().map(|info| info.allocated).sum();
+        assert_eq!(segments.allocated(), taken);
+    }
+}
+
+#[test]
 fn what_was_reserved_lasts_over_classes_and_segments_and_is_used_up_no_faster_than_appended() {
     let dir = tempfile::tempdir().unwrap();
     let segments = open(dir.path());
