@@ -63,6 +63,19 @@ pub struct SegmentId(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Seq(pub u64);
 
+impl Seq {
+    /// The sequence number that frames begin with that are sealed once this batch is there: those that earlier batches
+    /// name have lower ones, as a batch names fewer than 65,536.
+    pub fn first_frame(self) -> u64 {
+        self.0 << 16
+    }
+
+    /// The batch that was the newest when a frame with this sequence number was sealed.
+    pub fn at_frame(sequence: u64) -> Seq {
+        Seq(sequence >> 16)
+    }
+}
+
 /// A place in a segment: `len` bytes from `offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Extent {

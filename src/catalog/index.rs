@@ -68,7 +68,10 @@ impl Place {
             None => IMPOSSIBLE.to_owned(),
         };
         let why = self.damage.get_or_init(|| why);
-        Err(Error::Damaged(format!("{}: {why}; restore the store from a backup", what())))
+        Err(Error::Damaged(format!(
+            "{}: {why}; make the catalog anew with larder check --rebuild, or restore the store from a backup",
+            what()
+        )))
     }
 }
 
@@ -140,8 +143,12 @@ impl Index {
             file.drop_cached();
         }
         let place = Arc::new(Place::new(path));
-        let damaged =
-            |why: &str| Error::Damaged(format!("{}: {why}; restore the store from a backup", path.display()));
+        let damaged = |why: &str| {
+            Error::Damaged(format!(
+                "{}: {why}; make the catalog anew with larder check --rebuild, or restore the store from a backup",
+                path.display()
+            ))
+        };
         if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
             return Err(damaged("the index is empty"));
         }
@@ -292,22 +299,35 @@ const FILL: usize = 8 << 20;
 
 /// Makes the index of a store in `dir`, which has none, from a dump; the catalog goes on with the number behind the
 /// newest batch that the dump names. Durable and whole, or not there.
-pub fn build(io: &Arc<dyn Io>, dir: &Path, mut dump: DumpReader) -> Result<()> {
+pub fn build(io: &Arc<dyn Io>, dir: &Path, dump: DumpReader) -> Result<()> {
     let reach = Reach { seq: dump.head().seq.0, file: 0 };
+    build_with(io, dir, Some(dump), Layer::new(), reach)
+}
+
+/// [`build`] with changes that come above the dump, where there is one.
+pub(super) fn build_with(
+    io: &Arc<dyn Io>,
+    dir: &Path,
+    mut dump: Option<DumpReader>,
+    changes: Layer,
+    reach: Reach,
+) -> Result<()> {
+    let changes = vec![Arc::new(changes)];
     create_with(io, &dir.join("index.redb"), &mut |database| {
-        loop {
+        while let Some(reader) = &mut dump {
             let (mut layer, mut bytes) = (Layer::new(), 0);
             while bytes < FILL
-                && let Some((key, value)) = dump.entry().map_err(Filling::Other)?
+                && let Some((key, value)) = reader.entry().map_err(Filling::Other)?
             {
                 bytes += key.len() + value.len() + 64;
                 layer.insert(key.to_vec(), Some(value.to_vec()));
             }
             write(database, &vec![Arc::new(layer)], reach)?;
             if bytes < FILL {
-                return Ok(());
+                break;
             }
         }
+        write(database, &changes, reach).map_err(Filling::Index)
     })
 }
 

@@ -134,7 +134,7 @@ impl LocalCatalog {
             if !files.is_empty() {
                 return Err(Error::Damaged(format!(
                     "{}: the index is missing, and the journal holds only what changed since its last \
-                     checkpoint; restore the store from a backup",
+                     checkpoint; make the catalog anew with larder check --rebuild, or restore the store from a backup",
                     path.display()
                 )));
             }
@@ -152,7 +152,7 @@ impl LocalCatalog {
         let begins = current.first().is_some_and(|f| f.number == reach.file);
         if reach.file > 0 && !begins && !salvage {
             return Err(Error::Damaged(format!(
-                "{}: this file of the journal is missing; restore the store from a backup",
+                "{}: this file of the journal is missing; go on without it with larder check --repair, or restore the store from a backup",
                 directory.path_of(reach.file).display()
             )));
         }

@@ -11,6 +11,8 @@
 //! crash; batches survive in the order in which they were applied, without gaps; what
 //! [`Engine::sync`] confirmed survives power loss.
 
+mod anew;
+pub mod backups;
 mod blocks;
 mod checkpoint;
 mod commit;
@@ -29,10 +31,12 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::format::{Key, Seq};
 
+pub use anew::{Recalled, build_anew, recall};
 pub use dump::{DumpHead, DumpReader, DumpWriter, Dumped};
 pub use frames::frames_are_whole;
 pub use index::{build, verify_index};
 pub use local::{LocalCatalog, OpenOptions};
+pub use table::Layer;
 
 /// A value of the catalog.
 pub type Value = Vec<u8>;

@@ -12,7 +12,7 @@ use super::{Batch, Value};
 use crate::format::Key;
 
 /// Keys with their values; `None` hides what lies below.
-pub(super) type Layer = BTreeMap<Key, Option<Value>>;
+pub type Layer = BTreeMap<Key, Option<Value>>;
 
 /// Layers of one moment, the newest last.
 pub(super) type Layers = Vec<Arc<Layer>>;

@@ -124,7 +124,7 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     };
     let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io.clone()));
     if let Err(error) = verify_index(&overlay, dir) {
-        return no_catalog(report, error, remedy::RESTORE);
+        return no_catalog(report, error, remedy::REBUILD);
     }
     // Another one: what the verification has put in order must not hide what a mount would find.
     let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io));

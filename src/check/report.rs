@@ -10,8 +10,8 @@ const KEPT: usize = 10_000;
 
 /// What can be done, where a finding has nothing better to say.
 pub mod remedy {
-    /// The store cannot be mounted, and a repair does not help.
-    pub const RESTORE: &str = "restore the store from a backup of its directory";
+    /// The store cannot be mounted, and a repair alone does not help.
+    pub const REBUILD: &str = "larder check --rebuild makes it anew, or restore the store from a backup";
     /// The journal cannot be read to its end.
     pub const GO_BACK: &str =
         "restore the store from a backup, or go back to what was before that with larder check --repair";

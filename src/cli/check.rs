@@ -22,17 +22,25 @@ use larder::io::RealDisk;
 /// one in lost+found, what is taken out of use is kept in STORE/damaged. Content that cannot be read stays an error
 /// to read, and an index that is damaged is left as it is.
 ///
+/// With --rebuild, where the index is damaged or missing, it is made anew before: from the newest backup of the catalog
+/// in STORE/backup, what the journal still has, and the frames of content that are newer than both. What was renamed or
+/// deleted after the backup, and is not in the journal, is as it was; new files without a name come into lost+found.
+///
 /// Exit status, as of fsck(8): 0 when nothing is wrong, 1 when all that was wrong has been mended, 4 when something is
 /// wrong, 8 when the store could not be checked or mended.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("mending").multiple(true))]
 pub struct Check {
     /// The store
     store: PathBuf,
     /// Mend what can be mended
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with = "quick", group = "mending")]
     repair: bool,
-    /// With --repair: change nothing, as without it
-    #[arg(long, requires = "repair")]
+    /// As --repair; and make the catalog anew where its index is damaged or missing
+    #[arg(long, conflicts_with = "quick", group = "mending")]
+    rebuild: bool,
+    /// With --repair or --rebuild: change nothing, as without them
+    #[arg(long, requires = "mending")]
     dry_run: bool,
     /// Leave the content unread: check the catalog, and that all frames have their place
     #[arg(long)]
@@ -51,7 +59,7 @@ mod status {
 
 impl Check {
     pub fn run(self) -> Result<ExitCode> {
-        let done = if self.repair && !self.dry_run { self.repair() } else { self.check() };
+        let done = if (self.repair || self.rebuild) && !self.dry_run { self.repair() } else { self.check() };
         done.or_else(|error| {
             eprintln!("larder: {error}");
             Ok(ExitCode::from(status::FAILED))
@@ -75,9 +83,10 @@ impl Check {
         let store = super::store_of(&self.store)?.0;
         let bar = bar();
         let disk = Arc::new(RealDisk);
-        let repaired = check::repair(disk, &store, &Options::default(), &Clock::System, &|progress| {
-            show(&bar, progress)
-        })?;
+        let repaired =
+            check::repair(disk, &store, self.rebuild, &Options::default(), &Clock::System, &|progress| {
+                show(&bar, progress)
+            })?;
         bar.finish_and_clear();
         if self.json {
             print_json(&repaired)?;

@@ -136,6 +136,40 @@ pub fn peek(bytes: &[u8]) -> Option<Header> {
     Header::parse(bytes).ok()
 }
 
+/// Bytes of a segment that are best given to [`find`] at a time: a frame is never larger than half of it.
+pub const PART: u64 = 4 << 20;
+
+/// Bytes that are looked at together where nothing but zeros is expected.
+const HOLE: usize = 4 << 10;
+
+/// Bytes of zeros that this begins with, in whole parts of [`HOLE`]: a segment that a crash left is mostly room that
+/// was reserved and never written.
+fn zeros(bytes: &[u8]) -> usize {
+    bytes.chunks_exact(HOLE).take_while(|part| *part == [0; HOLE]).count() * HOLE
+}
+
+/// The whole frames in a part of a segment that begins with one or with a hole, each with where it begins; and how far
+/// the part was looked through: where `more` follows it, its last frame may be cut off.
+pub fn find(bytes: &[u8], more: bool) -> (Vec<(usize, Header)>, usize) {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let len = |header: Header| header.len as usize;
+        match peek(rest) {
+            // What looks like a frame may be a file's content: only its checksum tells.
+            Some(header) if rest.get(..len(header)).is_some_and(|f| verify(f, header.checksum).is_ok()) => {
+                found.push((at, header));
+                at += len(header);
+            }
+            // Cut by the part's end: read again from there.
+            Some(header) if len(header) > rest.len() && at > 0 && more => break,
+            // A hole: frames begin anywhere behind it, but not in zeros.
+            _ => at += zeros(rest).max(1),
+        }
+    }
+    (found, at)
+}
+
 fn without_level(codec: Codec) -> Codec {
     match codec {
         Codec::Lz4 | Codec::Auto => Codec::Lz4,

@@ -14,16 +14,13 @@ use std::time::{Duration, Instant};
 
 use super::Volume;
 use super::open::read_format;
+use crate::catalog::backups::{Backup, backups, folder_of};
 use crate::catalog::{DumpHead, DumpReader, DumpWriter, Dumped};
 use crate::clock::Time;
 use crate::config::FILE_NAME;
 use crate::error::{Error, Result};
 use crate::format::Seq;
-use crate::io::Io;
 
-/// The folder in a store.
-const FOLDER: &str = "backup";
-const PREFIX: &str = "catalog-";
 /// A backup that is being written; what an interrupted one left.
 const DRAFT: &str = "catalog.new";
 
@@ -31,30 +28,6 @@ const DRAFT: &str = "catalog.new";
 const SETTLED: Duration = Duration::from_secs(60);
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-
-/// A backup in a store's folder, as its name says.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Saved {
-    seq: Seq,
-    path: PathBuf,
-}
-
-/// The backups in a store, the newest last. None where there is no folder.
-fn saved(io: &dyn Io, dir: &Path) -> Result<Vec<Saved>> {
-    let folder = dir.join(FOLDER);
-    let listed = match io.list(&folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        listed => listed.map_err(Error::io(format!("listing {}", folder.display())))?,
-    };
-    let seq = |path: &Path| {
-        let digits = path.file_name()?.to_str()?.strip_prefix(PREFIX).filter(|digits| digits.len() == 16)?;
-        u64::from_str_radix(digits, 16).ok().map(Seq)
-    };
-    let mut saved: Vec<Saved> =
-        listed.into_iter().filter_map(|path| Some(Saved { seq: seq(&path)?, path })).collect();
-    saved.sort();
-    Ok(saved)
-}
 
 impl Volume {
     /// The life of the thread that backs the catalog up.
@@ -94,7 +67,7 @@ impl Volume {
     /// How long until the next backup. None is left where there is no backup, where the newest cannot be read, or the
     /// clock has been set back behind it.
     pub(super) fn next_backup(&self, interval: Duration) -> Result<Duration> {
-        let newest = saved(&*self.io, &self.settings.storage_path)?.pop();
+        let newest = backups(&*self.io, &self.settings.storage_path)?.pop();
         let Some(newest) = newest else { return Ok(Duration::ZERO) };
         // One that nothing has changed since is as good as a new one.
         if newest.seq == self.engine.last_seq() {
@@ -114,7 +87,7 @@ impl Volume {
     /// Counts what the backups take on the disk, and removes what an interrupted one left.
     pub(super) fn count_backups(&self) -> Result<()> {
         let dir = &self.settings.storage_path;
-        let draft = dir.join(FOLDER).join(DRAFT);
+        let draft = folder_of(dir).join(DRAFT);
         match self.io.remove(&draft) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 log::warn!("removing {}: {error}", draft.display());
@@ -122,7 +95,7 @@ impl Volume {
             _ => {}
         }
         let mut bytes = 0;
-        for backup in saved(&*self.io, dir)? {
+        for backup in backups(&*self.io, dir)? {
             let file = self.io.open_read(&backup.path).and_then(|file| file.allocated());
             bytes += file.map_err(Error::io(format!("opening {}", backup.path.display())))?;
         }
@@ -137,18 +110,18 @@ impl Volume {
         let _saving = self.saving.lock();
         self.check_writable()?;
         let (io, dir) = (&*self.io, &self.settings.storage_path);
-        let there = saved(io, dir)?;
+        let there = backups(io, dir)?;
         if let Some(newest) = there.last().filter(|newest| newest.seq == self.engine.last_seq()) {
             return Ok(newest.path.clone());
         }
         let keep = self.settings.backup_count.max(1) as usize;
-        let folder = dir.join(FOLDER);
+        let folder = folder_of(dir);
         let draft = folder.join(DRAFT);
         let failed = |what: &str, path: &Path| Error::io(format!("{what} {}", path.display()));
         io.create_dir_all(&folder).map_err(failed("making", &folder))?;
         let begun = Instant::now();
         let written = self.dump_within_limit(&draft).and_then(|(seq, dumped)| {
-            let path = folder.join(format!("{PREFIX}{:016x}", seq.0));
+            let path = Backup::path(dir, seq);
             io.rename(&draft, &path).map_err(failed("renaming", &draft))?;
             io.sync_dir(&folder).map_err(failed("flushing", &folder))?;
             io.sync_dir(dir).map_err(failed("flushing", dir))?;

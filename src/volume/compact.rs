@@ -13,18 +13,6 @@ const DEAD_PART: u64 = 2;
 /// ...and at least so many bytes: moving frames is paid for by those.
 const DEAD_BYTES: u64 = 1 << 20;
 
-/// Bytes of a segment that are read at a time; a frame is never larger than half of it.
-const CHUNK: u64 = 4 << 20;
-
-/// Bytes that are looked at together where nothing but zeros is expected.
-const HOLE: usize = 4 << 10;
-
-/// Bytes of zeros that this begins with, in whole parts of [`HOLE`]: a segment that a crash left is mostly room that
-/// was reserved and never written.
-fn zeros(bytes: &[u8]) -> usize {
-    bytes.chunks_exact(HOLE).take_while(|part| *part == [0; HOLE]).count() * HOLE
-}
-
 impl Volume {
     /// Compacts the segment that gives back the most, when there is one.
     pub(super) fn compact(&self) -> Result<()> {
@@ -68,33 +56,11 @@ impl Volume {
     pub(super) fn move_frames(&self, id: SegmentId, used: u64) -> Result<()> {
         let mut at = u64::from(FIRST_FRAME);
         while at < used {
-            let len = CHUNK.min(used - at) as u32;
+            let len = frame::PART.min(used - at) as u32;
             let bytes = self.segments.read(Extent { segment: id, offset: at as u32, len })?;
-            let mut frames = Vec::new();
-            let mut within = 0usize;
-            while let Some(rest) = bytes.get(within..).filter(|rest| !rest.is_empty()) {
-                match frame::peek(rest) {
-                    // What looks like a frame may be a file's content: only its checksum tells.
-                    Some(header)
-                        if rest
-                            .get(..header.len as usize)
-                            .is_some_and(|f| frame::open(f, header.checksum).is_ok()) =>
-                    {
-                        frames.push((within, header));
-                        within += header.len as usize;
-                    }
-                    // Cut by the chunk's end: read again from there.
-                    Some(header)
-                        if header.len as usize > rest.len() && within > 0 && u64::from(len) == CHUNK =>
-                    {
-                        break;
-                    }
-                    // A hole: frames begin anywhere behind it, but not in zeros.
-                    _ => within += zeros(rest).max(1),
-                }
-            }
+            let (frames, looked) = frame::find(&bytes, at + u64::from(len) < used);
             self.move_batch(id, at as u32, &bytes, &frames)?;
-            at += within as u64;
+            at += looked as u64;
         }
         Ok(())
     }

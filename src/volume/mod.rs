@@ -294,7 +294,10 @@ impl Volume {
         self.settings.storage_size_limit.map_or(DEAD_MAX, |limit| DEAD_MAX.min(limit / 8))
     }
 
+    /// The next frame's number. It is above those of all frames that batches up to now name, so that a frame can be told
+    /// that is newer than a backup of the catalog.
     fn frame_number(&self) -> u64 {
+        self.frames.fetch_max(self.engine.last_seq().first_frame(), Ordering::Relaxed);
         self.frames.fetch_add(1, Ordering::Relaxed) + 1
     }
 

@@ -67,7 +67,7 @@ impl Volume {
         if let Some((newest, _)) = live.last_key_value() {
             segments.number_above(*newest);
         }
-        let frames = engine.last_seq().0 << 16;
+        let seed = engine.last_seq().0;
         let volume = Arc::new(Volume {
             io,
             clock,
@@ -82,14 +82,14 @@ impl Volume {
             saving: Default::default(),
             pins: Default::default(),
             backup_bytes: Default::default(),
-            evicting: parking_lot::Mutex::new(Evictor::new(frames)),
+            evicting: parking_lot::Mutex::new(Evictor::new(seed)),
             uses: Default::default(),
             uses_kept: (settings.cache_eviction_policy != Policy::None).into(),
             forgotten: Default::default(),
             owners: Default::default(),
             storing: Default::default(),
             uncompactable: Default::default(),
-            frames: frames.into(),
+            frames: Default::default(),
             readahead: Default::default(),
             house: Default::default(),
             read_only: Default::default(),

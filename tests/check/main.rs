@@ -4,6 +4,7 @@
 mod cases;
 #[path = "../model/mod.rs"]
 mod model;
+mod rebuild;
 mod repair;
 mod sample;
 #[path = "../support/mod.rs"]
@@ -303,6 +304,8 @@ fn the_command_repairs_and_tells_by_its_exit_status() {
     let (code, out, _) = run(&["--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["left"]["complete"]), (Some(4), &false.into()), "{out}");
+    let (code, out, _) = run(&["--rebuild"]);
+    assert!(code == Some(1) && out.contains("made anew") && out.contains("nothing is wrong"), "{out}");
     let (code, _, err) = run(&["--quick"]);
     assert!(code == Some(2) && err.contains("--quick"), "{err}");
 }

@@ -20,7 +20,7 @@ use crate::sample::{Edit, STORE, Sample, listed};
 use crate::{contents, segment_path};
 
 /// A path and the content, or why it cannot be read, by inode.
-type Tree = BTreeMap<Ino, (String, Result<Vec<u8>, String>)>;
+pub type Tree = BTreeMap<Ino, (String, Result<Vec<u8>, String>)>;
 
 /// The content of all files and symbolic links that the tree leads to, by inode, with a path of each.
 fn tree(volume: &Volume) -> Result<Tree> {
@@ -46,7 +46,7 @@ fn tree(volume: &Volume) -> Result<Tree> {
     Ok(found)
 }
 
-fn tree_of(sample: &Sample) -> Result<Tree> {
+pub fn tree_of(sample: &Sample) -> Result<Tree> {
     let volume = Disk::Faulty(sample.disk.clone()).open(LEAST_CACHE, &Clock::manual(Time(START)))?;
     let found = tree(&volume);
     volume.close()?;
@@ -122,7 +122,7 @@ pub fn after(case: &str, sample: &Sample, damaged: &Sample) -> String {
     wrong
 }
 
-fn told(repaired: &Repaired) -> String {
+pub fn told(repaired: &Repaired) -> String {
     repaired.done.iter().map(|action| format!("  {action}\n")).collect()
 }
 

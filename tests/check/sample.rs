@@ -8,9 +8,12 @@ use larder::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
 use larder::check::{Options, Repaired, Report, Severity, check, repair};
 use larder::clock::{Clock, Time};
 use larder::error::Result;
-use larder::format::{Bucket, Ino, InodeRecord, PageNo, PageRecord, ROOT, decode, encode, keys, name_hash};
+use larder::format::{
+    Bucket, Extent, Ino, InodeRecord, PageNo, PageRecord, ROOT, decode, encode, keys, name_hash,
+};
 use larder::io::faulty::FaultyDisk;
 use larder::io::{File, Io};
+use larder::volume::Volume;
 
 use crate::model::ops::Fill;
 use crate::model::store::{Disk, LEAST_CACHE, NOBODY_SPECIAL, START};
@@ -85,8 +88,22 @@ impl Sample {
     }
 
     pub fn repaired(&self) -> Result<Repaired> {
+        self.mended(false)
+    }
+
+    /// Repaired, and the catalog made anew where that needs it.
+    pub fn rebuilt(&self) -> Result<Repaired> {
+        self.mended(true)
+    }
+
+    fn mended(&self, anew: bool) -> Result<Repaired> {
         let options = Options { content: true, threads: 2 };
-        repair(self.io(), Path::new(STORE), &options, &Clock::manual(Time(START)), &|_| {})
+        repair(self.io(), Path::new(STORE), anew, &options, &Clock::manual(Time(START)), &|_| {})
+    }
+
+    /// Opens the store.
+    pub fn volume(&self) -> Arc<Volume> {
+        Disk::Faulty(self.disk.clone()).open(LEAST_CACHE, &Clock::manual(Time(START))).unwrap()
     }
 
     pub fn io(&self) -> Arc<dyn Io> {
@@ -123,6 +140,16 @@ impl Sample {
         assert_eq!(file.read_at(&mut byte, bit / 8).unwrap(), 1);
         byte[0] ^= 1 << (bit % 8);
         file.write_all_at(&byte, bit / 8).unwrap();
+    }
+
+    /// Where the first page of a file in the root lies.
+    pub fn place(&self, name: &[u8]) -> Extent {
+        let engine = self.engine();
+        let edit = Edit { engine: &engine, inos: &self.inos };
+        let bucket: Bucket = edit.get(&keys::bucket(ROOT, name_hash(name)));
+        let record: PageRecord = edit.get(&keys::page(bucket[0].ino, PageNo(0)));
+        engine.close(&|| Ok(())).unwrap();
+        record.extent
     }
 
     pub fn page(&self, name: &str, page: u32) -> PageRecord {

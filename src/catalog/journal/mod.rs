@@ -15,11 +15,13 @@
 //! new bytes: an append rewrites the sector that the record before it ends in.
 
 mod file;
+mod recall;
 mod record;
 mod replay;
 mod writer;
 
 pub(super) use file::{Directory, JournalFile};
+pub(super) use recall::recall;
 pub(super) use record::{Draft, batch, mark};
 pub(super) use replay::replay;
 pub(super) use writer::Writer;

@@ -49,7 +49,8 @@ pub(in crate::catalog) fn replay(
         if damaged && !salvage {
             return Err(Error::Damaged(format!(
                 "{path}: at offset {offset}, record {} of the journal cannot be read, though it was durable once and {} \
-                 sound records follow it; restore the store from a backup",
+                 sound records follow it; go back to what was before it with larder check --repair, or restore the store from a \
+                 backup",
                 row.next, row.beyond
             )));
         }

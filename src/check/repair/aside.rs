@@ -3,6 +3,7 @@
 //! ```text
 //! STORE/damaged/records           a line for each record of the catalog: key and value, in hexadecimal
 //! STORE/damaged/journal/NNNNNNNN  the journal's files from before it was cut at its damage
+//! STORE/damaged/index.redb        an index that could not be read, from before the catalog was made anew
 //! STORE/damaged/FORMAT            what it read
 //! ```
 
@@ -56,6 +57,26 @@ impl<'a> Aside<'a> {
         self.lines.clear();
         Ok(())
     }
+}
+
+/// Copies the journal's files.
+pub fn copy_journal(io: &Arc<dyn Io>, store: &Path) -> Result<()> {
+    let journal = store.join("journal");
+    let files = io.list(&journal).map_err(Error::io(format!("listing {}", journal.display())))?;
+    let mut names = files.iter().filter_map(|path| path.file_name());
+    names.try_for_each(|name| copy(io, store, &Path::new("journal").join(name)))
+}
+
+/// Moves a file of the store into the directory, where there is one.
+pub fn take(io: &Arc<dyn Io>, store: &Path, name: &str) -> Result<()> {
+    let (from, to) = (store.join(name), store.join(DIR));
+    let failed = || Error::io(format!("moving {} into {}", from.display(), to.display()));
+    io.create_dir_all(&to).map_err(failed())?;
+    match io.rename(&from, &to.join(name)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        moved => moved.map_err(failed())?,
+    }
+    io.sync_dir(&to).and_then(|()| io.sync_dir(store)).map_err(failed())
 }
 
 /// Copies a file of the store into the directory, under the same name; durable when this returns.

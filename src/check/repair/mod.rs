@@ -1,7 +1,8 @@
 //! Mending what a check has found, in a store that nobody has open.
 //!
 //! ```text
-//!   files ──► journal, up to its damage ──► records ──► names ──► pages ──► counts ──► a second check
+//!   files ──► index, anew if asked for ──► journal, up to its damage ──► records ──► names ──► pages ──► counts ──► a
+//!   second check
 //! ```
 //!
 //! Names, pages and attributes are what a store is about: they stay, and where they contradict each other, what is
@@ -12,13 +13,14 @@
 //!   read stays one: reading it is an error.
 //! - The catalog changes in batches that each leave it no worse, so that a repair can be interrupted anywhere and begun
 //!   anew; it is durable when [`repair`] returns.
-//! - What cannot be mended here is an index that is damaged or missing, and content that is.
+//! - What cannot be mended here is content that is damaged, and an index; that is made anew ([`rebuild`]).
 
 mod aside;
 mod content;
 mod lost_found;
 mod mend;
 mod names;
+mod rebuild;
 mod records;
 mod recount;
 
@@ -52,11 +54,13 @@ pub struct Repaired {
     pub left: Report,
 }
 
-/// Checks the store in `dir`, which nobody has open, and mends what can be mended.
+/// Checks the store in `dir`, which nobody has open, and mends what can be mended. Where the index is damaged or missing
+/// that is little, unless the catalog is to be made `anew` then.
 /// Errors: as of [`super::check`]; `NoSpace` when the disk is full.
 pub fn repair(
     io: Arc<dyn Io>,
     dir: &Path,
+    anew: bool,
     options: &Options,
     clock: &Clock,
     progress: OnProgress<'_>,
@@ -75,7 +79,14 @@ pub fn repair(
         return Ok(Repaired { left: found.clone(), found, done: done.actions, omitted: 0 });
     }
     mend_files(&io, dir, &found, &mut done)?;
-    if let Some((engine, segments)) = open(&io, dir, &mut done)? {
+    let opened = match open(&io, dir, &mut done)? {
+        None if anew => {
+            rebuild::rebuild(&io, dir, &mut done, progress)?;
+            open(&io, dir, &mut done)?
+        }
+        opened => opened,
+    };
+    if let Some((engine, segments)) = opened {
         let mut mend = Mend::new(&engine, &io, dir, clock.now(), &mut done);
         records::mend(&mut mend, &segments, progress)?;
         names::mend(&mut mend, progress)?;
@@ -103,8 +114,12 @@ fn mend_files(io: &Arc<dyn Io>, dir: &Path, found: &Report, done: &mut Done) -> 
             id = FormatLine::parse(&String::from_utf8_lossy(&text)).and_then(|line| line.id);
             aside::copy(io, dir, Path::new("FORMAT"))?;
         }
-        FormatLine::of(id.unwrap_or_else(|| io.new_id())).write(&**io, dir)?;
-        let what = if id.is_some() { "written as it should be" } else { "written anew, with a new store id" };
+        let (id, what) = match (id, rebuild::id_of_backups(io, dir)?) {
+            (Some(id), _) => (id, "written as it should be"),
+            (None, Some(id)) => (id, "written anew, with the store id of the backups in it"),
+            (None, None) => (io.new_id(), "written anew, with a new store id"),
+        };
+        FormatLine::of(id).write(&**io, dir)?;
         done.at(path.display().to_string(), what);
     }
     for part in ["journal", "segments"] {
@@ -141,11 +156,7 @@ fn open(io: &Arc<dyn Io>, dir: &Path, done: &mut Done) -> Result<Option<(LocalCa
     };
     let engine = match open(LocalCatalog::open) {
         Err(Error::Damaged(_)) => {
-            let journal = dir.join("journal");
-            let files = io.list(&journal).map_err(Error::io(format!("listing {}", journal.display())))?;
-            for name in files.iter().filter_map(|path| path.file_name()) {
-                aside::copy(io, dir, &Path::new("journal").join(name))?;
-            }
+            aside::copy_journal(io, dir)?;
             match open(LocalCatalog::salvage) {
                 Err(Error::Damaged(_)) => return Ok(None),
                 salvaged => salvaged?,
