@@ -54,7 +54,7 @@ fn the_size_on_disk_that_a_listing_saw_before_the_flush_is_not_kept() {
         entry.unwrap().metadata().unwrap();
     }
     mounted.sync();
-    wait_until("the size on disk", Duration::from_secs(5), || {
+    wait_until("the size on disk", Duration::from_secs(60), || {
         fs::metadata(mounted.at("file")).unwrap().blocks() * 512 >= 1 << 19
     });
 }

@@ -175,24 +175,33 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
     fs::create_dir_all(mounted.at("dir/below")).unwrap();
     fs::write(mounted.at("dir/below/file"), "x").unwrap();
     let start = Instant::now();
-    set_attribute(&mounted.at("brief"), "ttl", "2s").unwrap();
-    set_attribute(&mounted.at("dir"), "ttl", "2").unwrap();
+    set_attribute(&mounted.at("brief"), "ttl", "4s").unwrap();
+    set_attribute(&mounted.at("dir"), "ttl", "4").unwrap();
+    let set = Instant::now();
     assert!(attribute(&mounted.at("brief"), "expires").unwrap().contains('T'), "a time of RFC 3339");
     let left: u64 = attribute(&mounted.at("brief"), "ttl").unwrap().parse().unwrap();
-    assert!(left <= 2);
+    assert!(left <= 4);
     // The kernel has it all cached now.
     let mut held = File::options().read(true).open(mounted.at("brief")).unwrap();
     for path in ["brief", "dir/below/file", "dir"] {
         assert!(
-            mounted.at(path).exists() || start.elapsed() > Duration::from_secs(1),
+            mounted.at(path).exists() || start.elapsed() > Duration::from_secs(3),
             "{path} is gone early"
         );
     }
     for path in ["brief", "dir/below/file", "dir"] {
-        wait_until(path, Duration::from_secs(10), || !mounted.at(path).exists());
+        let mut seen = Duration::ZERO;
+        wait_until(path, Duration::from_secs(60), || {
+            let now = set.elapsed();
+            let there = mounted.at(path).exists();
+            if there {
+                seen = now;
+            }
+            !there
+        });
         let gone = start.elapsed();
-        assert!(gone > Duration::from_secs(1), "{path} is gone after {gone:?}");
-        assert!(gone < Duration::from_secs(4), "{path} is gone after {gone:?} only");
+        assert!(gone > Duration::from_secs(3), "{path} is gone after {gone:?}");
+        assert!(seen < Duration::from_secs(5), "{path} is still there after {seen:?}");
     }
     let names: Vec<_> = fs::read_dir(mounted.point()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["lasting"], "what is listed");
@@ -214,8 +223,8 @@ fn an_expiry_survives_a_remount() {
     set_attribute(&mounted.at("later"), "ttl", "7d").unwrap();
     let expires = attribute(&mounted.at("later"), "expires").unwrap();
     set_attribute(&mounted.at("passed"), "ttl", "1s").unwrap();
-    set_attribute(&mounted.at("soon"), "ttl", "4s").unwrap();
     let start = Instant::now();
+    set_attribute(&mounted.at("soon"), "ttl", "4s").unwrap();
     mounted.umount();
     std::thread::sleep(Duration::from_millis(2100).saturating_sub(start.elapsed()));
     mounted.mount();
@@ -223,7 +232,7 @@ fn an_expiry_survives_a_remount() {
     assert_eq!(attribute(&mounted.at("later"), "expires"), Some(expires));
     let left: u64 = attribute(&mounted.at("later"), "ttl").unwrap().parse().unwrap();
     assert!((604_700..=604_800).contains(&left), "{left} seconds left of 7 days");
-    wait_until("expiry", Duration::from_secs(10), || !mounted.at("soon").exists());
+    wait_until("expiry", Duration::from_secs(60), || !mounted.at("soon").exists());
     assert!(start.elapsed() > Duration::from_secs(3), "gone after {:?}", start.elapsed());
     assert!(mounted.at("later").exists());
 }

@@ -120,7 +120,7 @@ fn ctime_moves_with_every_change_and_with_nothing_else() {
     ];
     for (what, make) in &changes {
         let before = change(&path);
-        wait_until("the clock moves", std::time::Duration::from_secs(1), || crate::now() > before);
+        wait_until("the clock moves", std::time::Duration::from_secs(60), || crate::now() > before);
         make();
         assert!(change(&path) > before, "{what}");
         assert!(change(&path) <= crate::now(), "{what}: not ahead of the clock");
@@ -184,7 +184,7 @@ fn a_directory_s_times_move_when_its_entries_do_and_not_with_their_content() {
     ];
     for (what, moves, make) in &steps {
         let before = (modification(&dir), change(&dir));
-        wait_until("the clock moves", std::time::Duration::from_secs(1), || crate::now() > before.1);
+        wait_until("the clock moves", std::time::Duration::from_secs(60), || crate::now() > before.1);
         make();
         let after = (modification(&dir), change(&dir));
         if *moves {

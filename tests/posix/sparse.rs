@@ -218,7 +218,7 @@ fn a_hole_of_any_size_is_punched_at_once() {
     for mode in [libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, libc::FALLOC_FL_ZERO_RANGE] {
         sys::fallocate(&file, mode, 5, (500 << 40) - 10).unwrap();
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     let edges = [(0, PAGE), ((500 << 40) - PAGE, 500 << 40)];
     let left = data_ranges(&file);
     assert!(left.iter().all(|range| edges.contains(range)), "nothing but the edges: {left:?}");
