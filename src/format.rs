@@ -615,13 +615,10 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(record, CONFIG).unwrap_or_default()
 }
 
-/// A record from all of `bytes`; `what` names it in the error.
+/// A record from all of `bytes`; `what` names it in the error. Takes no more memory than the bytes that are there ask for,
+/// whatever lengths they say: what is long is borrowed before it is copied.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
-    match bincode::serde::decode_from_slice(bytes, CONFIG) {
-        Ok((record, used)) if used == bytes.len() => Ok(record),
-        Ok((_, used)) => Err(Error::Damaged(format!("{what}: {} bytes too many", bytes.len() - used))),
-        Err(error) => Err(Error::Damaged(format!("{what}: {error}"))),
-    }
+    decode_borrowed(bytes, what)
 }
 
 /// [`decode`] of a record that borrows from the bytes.
@@ -651,11 +648,9 @@ mod bytes {
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
                 Ok(bytes.to_vec())
             }
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-                Ok(bytes)
-            }
         }
-        from.deserialize_byte_buf(Visit)
+        // Not as a buffer of its own: that would be made as long as the record says, before a byte of it is read.
+        from.deserialize_bytes(Visit)
     }
 }
 

@@ -96,3 +96,12 @@ fn codecs_are_read_as_they_are_written() {
         assert!(why.contains(&format!("{text:?}")), "{why}");
     }
 }
+
+#[test]
+fn a_record_that_says_it_is_longer_than_it_is_takes_no_memory_for_that() {
+    // 2^64 - 1 bytes of data: the buffer for them must not be asked for.
+    let bytes = [&[0, 4, 253][..], &u64::MAX.to_le_bytes(), b"some"].concat();
+    assert!(matches!(decode::<Patch>(&bytes, "patch"), Err(Error::Damaged(_))));
+    assert!(decode::<Bucket>(&bytes[2..], "bucket").is_err());
+    assert!(decode::<Links>(&[&[0, 1][..], &bytes[2..]].concat(), "links").is_err());
+}

@@ -157,7 +157,7 @@ pub(super) fn peek_size(header: &[u8]) -> Option<usize> {
 }
 
 /// The batch in a payload; none when its structure is impossible.
-pub(super) fn read_batch(mut payload: &[u8]) -> Option<Batch> {
+pub(in crate::catalog) fn read_batch(mut payload: &[u8]) -> Option<Batch> {
     let mut batch = Batch::default();
     while !payload.is_empty() {
         let tag = take_number(&mut payload)?;
@@ -194,7 +194,8 @@ fn take_number(from: &mut &[u8]) -> Option<u64> {
         *from = rest;
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return Some(number);
+            // Its last byte says something: a number has one way to be written.
+            return (byte > 0 || shift == 0).then_some(number);
         }
     }
     None
@@ -271,6 +272,7 @@ mod tests {
         assert!(read_batch(&[0x09, b'a']).is_none());
         assert!(read_batch(&[0xff; 12]).is_none());
         assert!(read_batch(&[0x03, b'a', 0x05, b'b']).is_none());
+        assert!(read_batch(&[0x82, 0x00, b'a']).is_none(), "a number in more bytes than it needs");
         assert!(read_mark(&[1, 2, 3]).is_none());
     }
 }
