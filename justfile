@@ -16,6 +16,10 @@ test *args:
 flips count="10000" seed="1":
     LARDER_TEST_CASES={{count}} LARDER_TEST_SEED={{seed}} cargo test --locked --test check -- --nocapture a_flipped_bit_anywhere
 
+# Looks for bytes that a reader cannot stand: `just fuzz frame 3600`, and `just fuzz --keep` afterwards.
+fuzz *args:
+    scripts/fuzz {{args}}
+
 # Figures beside a null filesystem and plain ext4, as root: `just bench --quick --only stat`.
 bench *args:
     scripts/bench {{args}}
@@ -27,4 +31,5 @@ conformance *args:
 # Formats the source, then lints it as CI does.
 fmt:
     cargo fmt --all
+    cargo fmt --manifest-path fuzz/Cargo.toml
     cargo clippy --locked --all-targets --all-features -- -D warnings

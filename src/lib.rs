@@ -15,6 +15,8 @@
 //! - [`backup`]: copies of a whole store, and stores made of them
 //! - [`store`]: the key-value library
 //! - [`mount`]: the kernel's requests, answered from a volume; [`control`]: the daemon's socket
+//!
+//! Beside them, with the feature `testing`: `fuzz`, what fuzzing asks of all that reads bytes from outside.
 
 pub mod backup;
 pub mod cache;
@@ -25,6 +27,8 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod format;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 pub mod io;
 pub mod mount;
 pub mod pages;

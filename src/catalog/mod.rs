@@ -18,6 +18,8 @@ mod checkpoint;
 mod commit;
 mod dump;
 mod frames;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz;
 mod index;
 mod journal;
 mod local;

@@ -206,7 +206,12 @@ impl Drop for Place {
 }
 
 fn serve(mut stream: UnixStream, shared: &Shared) {
-    let (request, client) = match permitted(&stream).and_then(|peer| receive(&mut stream, peer)) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let received = permitted(&stream).and_then(|client| {
+        let (request, body) = receive(&mut |piece| receive_piece(&mut stream, piece, deadline))?;
+        Ok((request, Client { body, ..client }))
+    });
+    let (request, client) = match received {
         Ok(received) => received,
         Err(why) => return send(stream, &Answer::Error(why)),
     };
@@ -248,12 +253,16 @@ fn permitted(stream: &UnixStream) -> Result<Client, String> {
     }
 }
 
-fn receive(stream: &mut UnixStream, mut client: Client) -> Result<(Request, Client), String> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+/// Reads a request and what follows it. `read` fills its argument from the start and says how far; 0 at the end.
+/// Nothing that the client says makes it hold more than [`MAX_REQUEST`] and [`MAX_BODY`] bytes.
+pub(crate) fn receive(
+    read: &mut dyn FnMut(&mut [u8]) -> Result<usize, String>,
+) -> Result<(Request, Vec<u8>), String> {
     let mut line = Vec::new();
+    let mut follows = Vec::new();
     let request = loop {
         let mut piece = [0; 512];
-        let got = receive_piece(stream, &mut piece, deadline)?;
+        let got = read(&mut piece)?;
         let new = piece.get(..got).unwrap_or_default();
         let end = new.iter().position(|&byte| byte == b'\n');
         line.extend_from_slice(new.get(..end.unwrap_or(got)).unwrap_or_default());
@@ -262,24 +271,26 @@ fn receive(stream: &mut UnixStream, mut client: Client) -> Result<(Request, Clie
         }
         if end.is_some() || got == 0 {
             let behind = end.and_then(|end| new.get(end + 1..)).unwrap_or_default();
-            client.body.extend_from_slice(behind);
+            follows.extend_from_slice(behind);
             break serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"))?;
         }
     };
-    let (Request::Keys { body } | Request::Backup { body }) = request else { return Ok((request, client)) };
+    let (Request::Keys { body } | Request::Backup { body }) = request else {
+        return Ok((request, Vec::new()));
+    };
     if body > MAX_BODY {
         return Err(format!("more than {MAX_BODY} bytes behind the request"));
     }
     let mut piece = vec![0; 64 << 10];
-    while client.body.len() < body as usize {
-        let got = receive_piece(stream, &mut piece, deadline)?;
+    while follows.len() < body as usize {
+        let got = read(&mut piece)?;
         if got == 0 {
             return Err("the request was cut off".to_owned());
         }
-        client.body.extend_from_slice(piece.get(..got).unwrap_or_default());
+        follows.extend_from_slice(piece.get(..got).unwrap_or_default());
     }
-    client.body.truncate(body as usize);
-    Ok((request, client))
+    follows.truncate(body as usize);
+    Ok((request, follows))
 }
 
 fn receive_piece(

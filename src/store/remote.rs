@@ -45,6 +45,19 @@ pub fn answer(volume: &Volume, client: &Client) -> Value {
     }
 }
 
+/// Reads a request as the daemon does, and checks that what is taken would be sent and read the same.
+#[cfg(feature = "testing")]
+pub(crate) fn accepts(body: &[u8]) {
+    let Ok(call) = decode_borrowed::<Call<'_>>(body, "request") else { return };
+    let sent = encode(&call);
+    assert!(sent.len() <= body.len(), "{} bytes of {}", sent.len(), body.len());
+    let again = decode_borrowed::<Call<'_>>(&sent, "request").map(|call| encode(&call));
+    assert_eq!(again.ok().as_ref(), Some(&sent));
+    if let Call::Apply { changes, .. } = &call {
+        changes.iter().for_each(|change| drop(crate::volume::check_path(change.path).map(Iterator::count)));
+    }
+}
+
 fn perform(volume: &Volume, client: &Client) -> Result<Value> {
     let call: Call<'_> = decode_borrowed(&client.body, "request")
         .map_err(|error| Error::Invalid(format!("a malformed request: {error}")))?;

@@ -33,7 +33,7 @@ struct Ace {
 
 /// A valid list: ordered by tag and id, with owner, group and other, and a mask where one is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Acl(Vec<Ace>);
+pub(crate) struct Acl(Vec<Ace>);
 
 impl Acl {
     /// From the attribute's value.

@@ -15,7 +15,7 @@ use crate::shelf;
 
 /// An attribute that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     /// `1`: may be evicted when the store is full.
     Evictable,
     /// `1`: is never evicted.

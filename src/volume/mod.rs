@@ -28,6 +28,11 @@ mod compact;
 mod draft;
 mod evict;
 mod file;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzz {
+    //! What reads attributes.
+    pub(crate) use super::{acl::Acl, marks::Mark};
+}
 mod janitor;
 mod load;
 mod marks;

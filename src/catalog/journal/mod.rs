@@ -26,5 +26,5 @@ pub(super) use record::{Draft, batch, mark};
 pub(super) use replay::replay;
 pub(super) use writer::Writer;
 
-#[cfg(test)]
-pub(super) use record::parse;
+#[cfg(feature = "testing")]
+pub(super) use record::{Kind, parse, read_batch};

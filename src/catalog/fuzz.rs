@@ -1,0 +1,137 @@
+//! What fuzzing asks of the journal: two files of any bytes, as a replay finds them.
+//!
+//! ```text
+//! flags u8 │ reached u8 │ where the first file ends, u16 │ the bytes of both
+//! ```
+#![allow(clippy::expect_used, clippy::panic, reason = "that is how it tells what does not hold")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::Batch;
+use super::journal::{self, JournalFile, Kind};
+use crate::error::Error;
+use crate::fuzz::{Bytes, put, take_byte, u32_at};
+
+/// Bytes of a record ahead of its payload, and what records begin at multiples of.
+const HEADER: usize = 32;
+const ALIGN: usize = 8;
+
+/// The numbers of the two files.
+const NUMBERS: [u64; 2] = [3, 9];
+
+pub(crate) fn run(mut data: &[u8]) {
+    let (flags, reached) = (take_byte(&mut data), u64::from(take_byte(&mut data)));
+    let cut = usize::from(u16::from_le_bytes([take_byte(&mut data), take_byte(&mut data)]));
+    let (first, second) = data.split_at(cut.min(data.len()));
+    let mend = flags & 1 != 0;
+    let files: Vec<Vec<u8>> = [first, second]
+        .into_iter()
+        .zip(NUMBERS)
+        .map(|(bytes, number)| if mend { mended(bytes, number) } else { bytes.to_vec() })
+        .collect();
+    // How many batches behind the last mark have all their frames.
+    let whole = usize::from(flags >> 2 & 7);
+    let plain = replay(&files, reached, false, whole);
+    let salvaged = replay(&files, reached, true, whole);
+    match (plain, salvaged) {
+        (Ok(plain), Ok(salvaged)) => {
+            assert_eq!(plain, salvaged, "salvage changes what nothing is wrong with");
+            in_order(&files, reached, &plain);
+        }
+        (Err(Error::Damaged(_)), Ok(salvaged)) => in_order(&files, reached, &salvaged),
+        // A sound record that is not understood: never passed over.
+        (Err(Error::Damaged(_)), Err(Error::Damaged(_))) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Puts the checksums of all that begins as a record right; but those that end with all bits set are left wrong.
+fn mended(bytes: &[u8], number: u64) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let mut at = 0;
+    while let Some(header) = bytes.get(at..at + HEADER) {
+        let (marked, spoilt) = (header.get(8..10) == Some(b"LJ"), header.get(7) == Some(&0xff));
+        let length = u32_at(header, 12).unwrap_or_default() as usize;
+        let end = at.saturating_add(HEADER).saturating_add(length);
+        if !marked || bytes.len() < end {
+            at += ALIGN;
+            continue;
+        }
+        let sum = xxh3_64_with_seed(bytes.get(at + 8..end).unwrap_or_default(), number);
+        if !spoilt {
+            put(&mut bytes, at, &sum.to_le_bytes());
+        }
+        at = end.next_multiple_of(ALIGN);
+    }
+    bytes
+}
+
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What a replay applies, and the number of the last record in its row.
+fn replay(
+    files: &[Vec<u8>],
+    reached: u64,
+    salvage: bool,
+    whole: usize,
+) -> Result<(Vec<Changes>, u64), Error> {
+    let files: Vec<Arc<JournalFile>> = files
+        .iter()
+        .zip(NUMBERS)
+        .map(|(bytes, number)| {
+            Arc::new(JournalFile {
+                number,
+                file: Arc::new(Bytes::of(bytes)),
+                path: PathBuf::from(format!("{number:08}")),
+                len: AtomicU64::new(bytes.len() as u64),
+            })
+        })
+        .collect();
+    let mut left = whole;
+    let mut verify = |_: &Batch| {
+        let is = left > 0;
+        left = left.saturating_sub(1);
+        Ok(is)
+    };
+    let mut applied = Vec::new();
+    let mut apply = |batch: Batch| applied.push(batch.changes);
+    let replayed = journal::replay(&files, reached, salvage, &mut verify, &mut apply)?;
+    assert!(replayed.last >= reached, "the row ends before it begins");
+    assert!(!replayed.clean || replayed.last == reached, "nothing was there, and was read");
+    Ok((applied, replayed.last))
+}
+
+/// What was applied are the batches of the row, from its start and in order; each can be written, and reads the same.
+fn in_order(files: &[Vec<u8>], reached: u64, (applied, last): &(Vec<Changes>, u64)) {
+    let mut row = Vec::new();
+    let mut next = reached + 1;
+    for (bytes, number) in files.iter().zip(NUMBERS) {
+        let mut at = 0;
+        while let Some(record) = bytes.get(at..).and_then(|rest| journal::parse(rest, number)) {
+            if record.seq != next {
+                break;
+            }
+            next += 1;
+            at += record.size();
+            if record.kind == Kind::Batch {
+                row.push(record.payload.to_vec());
+            }
+        }
+    }
+    assert!(*last < next, "record {last} of a row that ends before {next}");
+    assert!(applied.len() <= row.len());
+    for (changes, payload) in applied.iter().zip(row) {
+        let there = journal::read_batch(&payload).map(|batch| batch.changes);
+        assert_eq!(there.as_ref(), Some(changes), "another batch than that of the row");
+        let batch = Batch { changes: changes.clone() };
+        let mut draft = journal::batch(&batch).expect("a batch that was read fits a record");
+        let bytes = draft.finish(4, 5, 2);
+        let again = journal::parse(bytes, 4).expect("a record that was written");
+        assert_eq!(again.payload, payload, "a batch has one way to be written");
+        assert!(journal::parse(bytes, 5).is_none(), "a record of another file");
+    }
+}
