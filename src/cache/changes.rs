@@ -28,11 +28,6 @@ impl Changes {
         self.ranges.iter().map(|r| r.len()).sum()
     }
 
-    /// How many patches they make.
-    pub fn count(&self) -> usize {
-        self.ranges.len() + usize::from(self.zero_from.is_some())
-    }
-
     /// Adds a written range.
     pub fn write(&mut self, mut new: Range<usize>) {
         // Appending is the common case.

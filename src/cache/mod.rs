@@ -6,14 +6,15 @@
 //!
 //! A page's content is as long as what was written to it; bytes beyond, up to the page size, are zeros.
 //!
-//! Invariants: reserved bytes never exceed the limit; a dirty page leaves only by being flushed or
+//! Invariants: reserved bytes never exceed the limit (but see [`Cache::cut`]); a dirty page leaves only by being flushed or
 //! discarded; a page with journalled patches is dirty; patch `n` of a page is in the catalog exactly
-//! when it was handed out by [`Cache::take_patches`] and has not been superseded since, as told by
+//! when [`Cache::journalled`] was told of it and it has not been superseded since, by
 //! [`Cache::finish_flush`] or [`Cache::discard`].
 //!
-//! The last one needs the caller's help: numbers start anew when a page has become clean, so between one of
-//! these three calls and the catalog batch that carries out what it said there must be no other of
-//! them for the same file. The file's lock does that.
+//! The last one needs the caller's help: what the catalog batch is to say is asked first ([`Cache::patches`],
+//! [`Cache::patches_of`], [`Cache::outcome`]), and the change is made here once the batch is journalled; in between there
+//! must be no other change of the same file but the beginning and failing of flushes. The tree's lock does that. A batch
+//! that cannot be journalled thus leaves everything here as it was.
 //!
 //! One mutex guards it all. Measured on two busy cores, release build: `get` 40 ns alone and 104 ns with two threads
 //! that do nothing else; a write of 4 KiB 0.5 µs, nearly all of it the copy to memory that is in no processor
@@ -178,11 +179,18 @@ impl Cache {
         Ok(())
     }
 
+    /// Whether [`Cache::cut`] can cut a page now: it is in memory, or known to be absent, and there is room for what
+    /// is left of it beside what a flush under way holds.
+    pub fn may_cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {
+        self.state.lock().may_cut(id, offset, base)
+    }
+
     /// Cuts a page's content at `offset` (all beyond is zero from now on); the page becomes dirty,
-    /// unless there was nothing beyond.
-    pub fn cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {
+    /// unless there was nothing beyond. What [`Cache::may_cut`] allowed stays possible while nobody writes to the cache or
+    /// loads into it: but a flush of the page that has begun since then holds its old content beyond the limit.
+    pub fn cut(&self, id: PageId, offset: usize) {
         let mut state = self.state.lock();
-        let urgent = state.cut(id, offset, base)?;
+        let urgent = state.cut(id, offset);
         let (wake, room) = (urgent && state.due_waiters > 0, state.room_waiters > 0);
         drop(state);
         if wake {
@@ -191,20 +199,24 @@ impl Cache {
         if room {
             self.room.notify_all();
         }
-        Ok(())
     }
 
-    /// Drops the pages of a file from `from` up to `to` (exclusive), clean, dirty and in flush alike.
-    /// Returns the numbers of the journalled patches that must be deleted, by page.
-    pub fn discard(&self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, std::ops::Range<u32>)> {
+    /// The numbers of the journalled patches of a file's pages from `from` up to `to` (exclusive), by page: those that
+    /// must be deleted when the pages are discarded.
+    pub fn patches_of(&self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, std::ops::Range<u32>)> {
+        self.state.lock().patches_of(ino, from, to)
+    }
+
+    /// Drops the pages of a file from `from` up to `to` (exclusive), clean, dirty and in flush alike; with them their
+    /// patches are superseded.
+    pub fn discard(&self, ino: Ino, from: PageNo, to: PageNo) {
         let mut state = self.state.lock();
-        let patches = state.discard(ino, from, to);
+        state.discard(ino, from, to);
         let room = state.room_waiters > 0;
         drop(state);
         if room {
             self.room.notify_all();
         }
-        patches
     }
 
     /// Waits until `bytes` could be reserved, by evicting clean pages, and become dirty within the limit; urges
@@ -221,18 +233,24 @@ impl Cache {
         }
     }
 
-    /// What was written to a file's pages since it was last journalled or flushed, as patches to be
-    /// journalled now, with their numbers; it counts as journalled from now on. That includes what a
-    /// flush under way will store, so that it need not be awaited. `None`, and nothing
-    /// changes, when that is more than `limit` bytes in all, or a page of these has more than 16 patches
-    /// already: then the file must be flushed.
-    pub fn take_patches(&self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
-        self.state.lock().take_patches(ino, limit)
+    /// What was written to a file's pages since it was last journalled or flushed, as patches with their numbers, as
+    /// if its last page had been cut first (`cut`: that page, the offset in it; pages behind it are left out). That
+    /// includes what a flush under way will store, so that it need not be awaited. Changes nothing: once they are
+    /// journalled, [`Cache::journalled`] says so. `None` when that is more than `limit` bytes in all, or a page of these
+    /// has more than 16 patches already: then the file must be flushed.
+    pub fn patches(
+        &self,
+        ino: Ino,
+        limit: usize,
+        cut: Option<(PageNo, usize)>,
+    ) -> Option<Vec<(PageNo, u32, Patch)>> {
+        self.state.lock().patches(ino, limit, cut)
     }
 
-    /// Whether [`Cache::take_patches`] would succeed, also after one more change of a page.
-    pub fn has_patch_room(&self, ino: Ino, limit: usize) -> bool {
-        self.state.lock().has_patch_room(ino, limit)
+    /// The patches of a file that [`Cache::patches`] gave are in the catalog: `upto` has, by page, the number behind the
+    /// last one. Nobody may have written to these pages since, nor taken patches of them.
+    pub fn journalled(&self, ino: Ino, upto: &[(PageNo, u32)]) {
+        self.state.lock().journalled(ino, upto);
     }
 
     /// Takes in a page that was put together at recovery from its frame and the journalled patches

@@ -95,7 +95,7 @@ impl State {
 
     /// Room that clean pages may take: all that dirty ones and flushes do not.
     fn clean_room(&self) -> usize {
-        self.limit - (self.used - self.lru.bytes())
+        self.limit.saturating_sub(self.used - self.lru.bytes())
     }
 
     /// Whether `bytes` more, that become dirty, could be admitted now by evicting clean pages.
@@ -262,21 +262,37 @@ impl State {
         Ok(filled || self.crossed(was_dirty))
     }
 
-    pub fn cut(&mut self, id: PageId, offset: usize, base: Base) -> Result<Urgent, Need> {
-        let was_dirty = self.dirty;
+    pub fn may_cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {
         let Some(content) = self.peek(id) else {
-            return if base == Base::Absent { Ok(false) } else { Err(Need::Page) };
+            return if base == Base::Absent { Ok(()) } else { Err(Need::Page) };
         };
-        if content.len() <= offset {
-            return Ok(false);
-        }
+        // What is left gets a buffer of its own; that of a page that is not in flush goes.
+        let rest = offset + PAGE_OVERHEAD;
+        let page = self.files.get(&id.ino).and_then(|file| file.dirty.get(&id.no));
+        let (new, dirty) = match page {
+            _ if content.len() <= offset => (0, 0),
+            Some(page) if page.frozen() => (rest, rest),
+            Some(_) => (0, 0),
+            None => (0, rest),
+        };
+        let allowed = dirty == 0 || self.dirty == 0 || self.dirty + dirty <= self.dirty_limit;
+        if allowed && new <= self.clean_room() { Ok(()) } else { Err(Need::Room(new.max(dirty))) }
+    }
+
+    pub fn cut(&mut self, id: PageId, offset: usize) -> Urgent {
+        let was_dirty = self.dirty;
+        let Some(content) = self.peek(id).filter(|content| content.len() > offset) else { return false };
         // The rest is copied to a buffer of its own size: the old one would keep its room for nothing.
         let rest = Vec::from(content.get(..offset).unwrap_or_default());
         let rest_charge = rest.capacity() + PAGE_OVERHEAD;
         let old_charge = charge(content);
         if let Some(page) = self.dirty_page(id) {
             if page.frozen() {
-                self.admit(rest_charge, rest_charge)?;
+                // The flush may have begun since room was asked for: the page has been cut in the journal, so it is here, too.
+                if !self.reserve(rest_charge) {
+                    self.used += rest_charge;
+                }
+                self.dirty += rest_charge;
             } else {
                 self.used -= old_charge - rest_charge;
                 self.dirty -= old_charge - rest_charge;
@@ -297,15 +313,15 @@ impl State {
                 }
             }
         } else {
-            self.admit(0, rest_charge)?;
             self.take_clean(id);
             self.lru.remove(id);
             self.used -= old_charge - rest_charge;
+            self.dirty += rest_charge;
             let mut changes = Changes::default();
             changes.cut(offset);
             self.put_dirty(id, Arc::new(rest), changes, 0, false);
         }
-        Ok(self.crossed(was_dirty))
+        self.crossed(was_dirty)
     }
 
     fn crossed(&self, was_dirty: usize) -> bool {
@@ -347,9 +363,14 @@ impl State {
         true
     }
 
-    pub fn discard(&mut self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, Range<u32>)> {
-        let mut patches = Vec::new();
-        let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return patches };
+    pub fn patches_of(&self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, Range<u32>)> {
+        let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return Vec::new() };
+        let pages = file.dirty.range(from..to).filter(|(_, page)| !page.patches.is_empty());
+        pages.map(|(no, page)| (*no, page.patches.clone())).collect()
+    }
+
+    pub fn discard(&mut self, ino: Ino, from: PageNo, to: PageNo) {
+        let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return };
         let clean: Vec<PageNo> = file.clean.range(from..to).map(|(no, _)| *no).collect();
         let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| *no).collect();
         for no in clean {
@@ -372,23 +393,7 @@ impl State {
                     self.dirty -= bytes;
                 }
             }
-            if !page.patches.is_empty() {
-                patches.push((no, page.patches));
-            }
         }
-        patches
-    }
-
-    pub fn has_patch_room(&self, ino: Ino, limit: usize) -> bool {
-        let Some(file) = self.files.get(&ino) else { return true };
-        let mut bytes = 0;
-        file.dirty.values().all(|page| {
-            let covered = page.flight.as_ref().map_or(0, |flight| flight.covered.bytes());
-            bytes += page.changes.bytes() + covered;
-            // A change may split one range in two, and a cut is a patch of its own.
-            let more = page.changes.count() + page.flight.as_ref().map_or(0, |flight| flight.covered.count());
-            bytes <= limit && page.patches.len() + more + 2 <= MOST_PATCHES as usize
-        })
     }
 
     pub fn is_dirty(&self, id: PageId) -> bool {
@@ -400,46 +405,61 @@ impl State {
         Some(page.content.iter().all(|byte| *byte == 0))
     }
 
-    pub fn take_patches(&mut self, ino: Ino, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
-        let Some(file) = self.files.get_mut(&ino) else { return Some(Vec::new()) };
-        let mut bytes = 0;
-        for page in file.dirty.values() {
-            let covered = page.flight.as_ref().map(|f| &f.covered).filter(|c| !c.is_empty());
-            if covered.is_none() && page.changes.is_empty() {
-                continue;
+    pub fn patches(
+        &self,
+        ino: Ino,
+        limit: usize,
+        cut: Option<(PageNo, usize)>,
+    ) -> Option<Vec<(PageNo, u32, Patch)>> {
+        let Some(file) = self.files.get(&ino) else { return Some(Vec::new()) };
+        let last = cut.map_or(PageNo(u32::MAX), |(no, _)| no);
+        // Of a clean page a cut is the only change.
+        let clean = cut.and_then(|(no, offset)| {
+            let content = file.clean.get(&no).filter(|content| content.len() > offset)?;
+            Some((no, content, Changes { zero_from: Some(offset), ranges: Vec::new() }, 0..0))
+        });
+        let dirty = file.dirty.range(..=last).map(|(no, page)| {
+            let mut changes = page.changes.clone();
+            if let Some((_, offset)) = cut.filter(|(cut, offset)| cut == no && page.content.len() > *offset) {
+                changes.cut(offset);
             }
-            bytes += page.changes.bytes() + covered.map_or(0, Changes::bytes);
-            if bytes > limit || page.patches.len() as u32 > MOST_PATCHES {
+            if let Some(flight) = &page.flight {
+                changes = flight.covered.clone().then(changes);
+            }
+            (*no, &page.content, changes, page.patches.clone())
+        });
+        let changed = |page: &(PageNo, &Content, Changes, Range<u32>)| !page.2.is_empty();
+        let mut bytes = 0;
+        let mut patches = Vec::new();
+        for (no, content, changes, before) in dirty.filter(changed).chain(clean) {
+            bytes += changes.bytes();
+            if bytes > limit || before.len() as u32 > MOST_PATCHES {
                 return None;
             }
-        }
-        let mut patches = Vec::new();
-        for (no, page) in &mut file.dirty {
-            let later = std::mem::take(&mut page.changes);
-            let changes = match &mut page.flight {
-                Some(flight) => std::mem::take(&mut flight.covered).then(later),
-                None => later,
-            };
-            if changes.is_empty() {
-                continue;
-            }
-            patches.reserve(changes.count());
             let data = changes.ranges.into_iter().filter_map(|range| {
-                let bytes = page.content.get(range.clone())?.to_vec();
+                let bytes = content.get(range.clone())?.to_vec();
                 Some(Patch::Data { offset: range.start as u32, bytes })
             });
-            for patch in changes.zero_from.map(|z| Patch::ZeroFrom(z as u32)).into_iter().chain(data) {
-                patches.push((*no, page.patches.end, patch));
-                page.patches.end += 1;
-            }
-            if let Some(flight) = &mut page.flight
-                && !flight.changed
-            {
-                // They say nothing that the frame does not.
-                flight.patches = page.patches.end;
-            }
+            let all = changes.zero_from.map(|z| Patch::ZeroFrom(z as u32)).into_iter().chain(data);
+            patches.extend(all.zip(before.end..).map(|(patch, n)| (no, n, patch)));
         }
         Some(patches)
+    }
+
+    pub fn journalled(&mut self, ino: Ino, upto: &[(PageNo, u32)]) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        for (no, end) in upto {
+            let Some(page) = file.dirty.get_mut(no) else { continue };
+            page.changes = Changes::default();
+            page.patches.end = *end;
+            if let Some(flight) = &mut page.flight {
+                flight.covered = Changes::default();
+                if !flight.changed {
+                    // They say nothing that the frame does not.
+                    flight.patches = *end;
+                }
+            }
+        }
     }
 
     pub fn insert_patched(&mut self, id: PageId, content: Content, patches: u32) -> bool {
@@ -603,7 +623,8 @@ impl State {
         assert_eq!(self.lru.bytes(), clean);
         assert_eq!(self.dirty, dirty + held);
         assert_eq!(self.used, clean + dirty + held);
-        assert!(self.used <= self.limit);
+        // A cut whose page came to be flushed meanwhile leaves what the flush holds beyond the limit.
+        assert!(self.used <= self.limit + held);
         let waiting: usize =
             self.files.values().flat_map(|f| f.dirty.values()).filter(|p| p.flight.is_none()).count();
         assert_eq!(self.queues.full.len() + self.queues.partial.len(), waiting);

@@ -8,6 +8,21 @@ fn id(ino: u64, no: u32) -> PageId {
     PageId { ino: Ino(ino), no: PageNo(no) }
 }
 
+/// Patches that are journalled at once; and nothing but that changes anything.
+fn take(cache: &Cache, limit: usize) -> Option<Vec<(PageNo, u32, Patch)>> {
+    let patches = cache.patches(Ino(1), limit, None);
+    assert_eq!(cache.patches(Ino(1), limit, None), patches, "asking has changed something");
+    let patches = patches?;
+    cache.journalled(Ino(1), &upto(&patches));
+    Some(patches)
+}
+
+/// The number behind the last patch of each page.
+fn upto(patches: &[(PageNo, u32, Patch)]) -> Vec<(PageNo, u32)> {
+    let last: std::collections::BTreeMap<_, _> = patches.iter().map(|(no, n, _)| (*no, n + 1)).collect();
+    last.into_iter().collect()
+}
+
 #[test]
 fn what_was_written_is_read_back_and_dirty() {
     let cache = Cache::new(1 << 20, 1 << 19);
@@ -27,7 +42,7 @@ fn a_write_to_an_unknown_page_needs_it_loaded_unless_it_covers_it() {
     assert_eq!(cache.write(id(1, 0), 1, &[1; PAGE - 1], PAGE, Base::Unknown), Err(Need::Page));
     assert!(!cache.contains(id(1, 0)));
     assert_eq!(cache.write(id(1, 0), 0, &[1; PAGE], PAGE, Base::Unknown), Ok(()));
-    assert_eq!(cache.cut(id(1, 1), 7, Base::Unknown), Err(Need::Page));
+    assert_eq!(cache.may_cut(id(1, 1), 7, Base::Unknown), Err(Need::Page));
 }
 
 #[test]
@@ -40,7 +55,8 @@ fn a_small_file_costs_little() {
 #[test]
 fn cutting_a_hole_makes_no_page() {
     let cache = Cache::new(1 << 20, 1 << 19);
-    assert_eq!(cache.cut(id(1, 0), 7, Base::Absent), Ok(()));
+    assert_eq!(cache.may_cut(id(1, 0), 7, Base::Absent), Ok(()));
+    cache.cut(id(1, 0), 7);
     assert!(!cache.contains(id(1, 0)));
 }
 
@@ -95,7 +111,7 @@ fn a_page_that_is_there_stays_when_it_is_loaded_again() {
 fn a_page_written_while_in_flush_stays_dirty_with_the_later_changes_only() {
     let cache = Cache::new(1 << 20, 1 << 19);
     cache.write(id(1, 0), 0, b"aaaa", PAGE, Base::Absent).unwrap();
-    assert_eq!(cache.take_patches(Ino(1), 100).unwrap().len(), 1);
+    assert_eq!(take(&cache, 100).unwrap().len(), 1);
     cache.write(id(1, 0), 4, b"bbbb", PAGE, Base::Absent).unwrap();
     let flush = cache.flush_file(Ino(1)).pop().unwrap();
     assert!(cache.flush_file(Ino(1)).is_empty(), "it is in flush already");
@@ -103,7 +119,7 @@ fn a_page_written_while_in_flush_stays_dirty_with_the_later_changes_only() {
     assert_eq!(flush.content[..], *b"aaaabbbb", "the flush keeps what it began with");
     assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..1 });
     let later = Patch::Data { offset: 1, bytes: b"c".to_vec() };
-    assert_eq!(cache.take_patches(Ino(1), 100), Some(vec![(PageNo(0), 1, later)]));
+    assert_eq!(take(&cache, 100), Some(vec![(PageNo(0), 1, later)]));
     let flush = cache.flush_file(Ino(1)).pop().unwrap();
     assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 1..2 });
     assert_eq!(cache.dirty(Ino(1)), None);
@@ -117,7 +133,7 @@ fn what_a_failed_flush_covered_is_unjournalled_again() {
     let flush = cache.flush_file(Ino(1)).pop().unwrap();
     cache.fail_flush(&flush);
     let patch = Patch::Data { offset: 0, bytes: b"aaaa".to_vec() };
-    assert_eq!(cache.take_patches(Ino(1), 100), Some(vec![(PageNo(0), 0, patch)]));
+    assert_eq!(take(&cache, 100), Some(vec![(PageNo(0), 0, patch)]));
     assert_eq!(cache.flush_file(Ino(1)).len(), 1);
 }
 
@@ -125,9 +141,10 @@ fn what_a_failed_flush_covered_is_unjournalled_again() {
 fn a_page_discarded_in_flush_is_gone_and_its_patches_are_named() {
     let cache = Cache::new(1 << 20, 1 << 19);
     cache.write(id(1, 3), 0, b"aaaa", PAGE, Base::Absent).unwrap();
-    cache.take_patches(Ino(1), 100).unwrap();
+    take(&cache, 100).unwrap();
     let flush = cache.flush_file(Ino(1)).pop().unwrap();
-    assert_eq!(cache.discard(Ino(1), PageNo(0), PageNo(u32::MAX)), [(PageNo(3), 0..1)]);
+    assert_eq!(cache.patches_of(Ino(1), PageNo(0), PageNo(u32::MAX)), [(PageNo(3), 0..1)]);
+    cache.discard(Ino(1), PageNo(0), PageNo(u32::MAX));
     assert!(!cache.contains(id(1, 3)));
     assert_eq!(cache.finish_flush(&flush), Flushed::Gone);
     assert_eq!((cache.stats().used, cache.stats().dirty), (0, 0));
@@ -137,12 +154,12 @@ fn a_page_discarded_in_flush_is_gone_and_its_patches_are_named() {
 fn too_many_bytes_or_patches_ask_for_a_flush() {
     let cache = Cache::new(1 << 20, 1 << 19);
     cache.write(id(1, 0), 0, &[1; 100], PAGE, Base::Absent).unwrap();
-    assert_eq!(cache.take_patches(Ino(1), 99), None);
+    assert_eq!(take(&cache, 99), None);
     for _ in 0..17 {
-        assert_eq!(cache.take_patches(Ino(1), 100).unwrap().len(), 1);
+        assert_eq!(take(&cache, 100).unwrap().len(), 1);
         cache.write(id(1, 0), 0, b"x", PAGE, Base::Unknown).unwrap();
     }
-    assert_eq!(cache.take_patches(Ino(1), 100), None);
+    assert_eq!(take(&cache, 100), None);
 }
 
 #[test]
@@ -168,7 +185,42 @@ fn a_recovered_page_is_dirty_with_nothing_to_be_journalled() {
     let cache = Cache::new(1 << 20, 1);
     assert!(cache.insert_patched(id(1, 0), vec![1; 100], 3));
     assert!(cache.insert_patched(id(1, 1), vec![1; 100], 1), "the dirty limit is ignored");
-    assert_eq!(cache.take_patches(Ino(1), 0), Some(vec![]));
+    assert_eq!(take(&cache, 0), Some(vec![]));
     let flush = cache.flush_file(Ino(1)).remove(0);
     assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..3 });
+}
+
+#[test]
+fn a_cut_is_journalled_ahead_and_happens_whatever_flush_begins_in_between() {
+    let cut = |no: u32| Some((PageNo(no), 2));
+    let zero = |no: u32, n: u32| (PageNo(no), n, Patch::ZeroFrom(2));
+    let data =
+        |no: u32, n: u32, bytes: &[u8]| (PageNo(no), n, Patch::Data { offset: 0, bytes: bytes.to_vec() });
+    // A limit that has room for one page only.
+    let cache = Cache::new(PAGE + 1024, PAGE + 1024);
+    cache.write(id(1, 0), 0, &[7; PAGE], PAGE, Base::Absent).unwrap();
+    assert_eq!(cache.may_cut(id(1, 0), 2, Base::Unknown), Ok(()));
+    let patches = cache.patches(Ino(1), PAGE, cut(0)).unwrap();
+    assert_eq!(patches, [zero(0, 0), data(0, 1, &[7; 2])]);
+    assert_eq!(cache.get(id(1, 0)).unwrap().len(), PAGE, "asking cuts nothing");
+    let flush = cache.flush_file(Ino(1)).remove(0);
+    cache.cut(id(1, 0), 2);
+    cache.journalled(Ino(1), &upto(&patches));
+    assert_eq!(cache.get(id(1, 0)).unwrap()[..], [7; 2]);
+    assert_eq!(take(&cache, PAGE), Some(vec![]));
+    assert!(
+        matches!(cache.write(id(1, 1), 0, b"x", PAGE, Base::Absent), Err(Need::Room(_))),
+        "it holds both"
+    );
+    // The frame is of the content before: the patches are not superseded by it.
+    assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..0 });
+    assert!(cache.stats().used <= cache.stats().limit);
+    let flush = cache.flush_file(Ino(1)).remove(0);
+    assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..2 });
+    // It is clean now: the cut is all that there is to journal. Pages behind it are none of its business.
+    cache.write(id(1, 1), 0, b"behind", PAGE, Base::Absent).unwrap();
+    assert_eq!(
+        cache.patches(Ino(1), PAGE, Some((PageNo(0), 1))),
+        Some(vec![(PageNo(0), 0, Patch::ZeroFrom(1))])
+    );
 }

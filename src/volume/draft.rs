@@ -1,15 +1,16 @@
 //! A change of the tree in the making. It is put together from copies, journalled as one batch, and
-//! only then becomes visible in memory: what could not be journalled has not happened.
+//! only then becomes visible in memory, in the cache of pages too: what could not be journalled has not happened.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use super::Volume;
 use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
+use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::Result;
 use crate::format::{
-    Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, PageRecord, SegmentRecord, Seq, encode, keys,
+    Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, encode, keys,
 };
 
 /// Directory entries that change: directory, name, what the name is to mean.
@@ -22,6 +23,17 @@ pub(super) enum Recorded {
     Unchanged,
     /// This many bytes.
     Size(u64),
+}
+
+/// What becomes of a file's pages in memory once the draft is journalled. The tree's lock is held from the moment when the
+/// draft asked the cache, so what it said still holds.
+enum InMemory {
+    /// They are dropped, from a page up to another (exclusive).
+    Discard(Ino, PageNo, PageNo),
+    /// A page is cut at this offset.
+    Cut(PageId, usize),
+    /// What was unjournalled is no longer; by page, the number behind its last patch.
+    Journalled(Ino, Vec<(PageNo, u32)>),
 }
 
 /// Where keys stand in a list. They are few in nearly every change, and then looked at one by one.
@@ -79,8 +91,8 @@ pub(super) struct Draft {
     unlinked: Vec<Ino>,
     /// Unlinked inodes that get a name.
     relinked: Vec<Ino>,
-    /// The cache has been changed for this draft.
-    bound: bool,
+    /// In the order in which it happens.
+    in_memory: Vec<InMemory>,
 }
 
 impl Draft {
@@ -169,10 +181,30 @@ impl Draft {
         self.relinked.push(ino);
     }
 
-    /// Notes that the cache has been changed for this draft: patches taken, pages discarded. That cannot be
-    /// taken back, so a failure to journal the draft ends all writing.
-    pub fn bind(&mut self) {
-        self.bound = true;
+    /// Pages of a file that are no more, from `from` up to `to` (exclusive), with what is journalled of them.
+    pub fn discard(&mut self, cache: &Cache, ino: Ino, from: PageNo, to: PageNo) {
+        for (no, patches) in cache.patches_of(ino, from, to) {
+            patches.for_each(|n| self.batch.delete(keys::patch(ino, no, n)));
+        }
+        self.in_memory.push(InMemory::Discard(ino, from, to));
+    }
+
+    /// A page that is cut at an offset, as [`Cache::may_cut`] allows; [`Draft::patches`] has to follow.
+    pub fn cut(&mut self, id: PageId, offset: usize) {
+        self.in_memory.push(InMemory::Cut(id, offset));
+    }
+
+    /// What a file has unjournalled, as [`Cache::patches`] gave it. Once in a draft for each file.
+    pub fn patches(&mut self, ino: Ino, patches: Vec<(PageNo, u32, Patch)>) {
+        let mut upto: Vec<(PageNo, u32)> = Vec::new();
+        for (no, n, patch) in patches {
+            self.batch.put(keys::patch(ino, no, n), encode(&patch));
+            match upto.last_mut() {
+                Some((last, end)) if *last == no => *end = n + 1,
+                _ => upto.push((no, n + 1)),
+            }
+        }
+        self.in_memory.push(InMemory::Journalled(ino, upto));
     }
 
     /// An inode that leaves for good.
@@ -209,8 +241,7 @@ impl Draft {
 }
 
 impl Volume {
-    /// Journals a draft and makes it visible. On failure nothing has happened; when the cache had been changed
-    /// for it ([`Draft::bind`]), the store is read-only then.
+    /// Journals a draft and makes it visible. On failure nothing has happened.
     pub(super) fn commit(&self, tree: &mut Tree, mut draft: Draft) -> Result<Seq> {
         let mut counters = tree.counters;
         counters.inodes += draft.born.len() as u64;
@@ -290,14 +321,25 @@ impl Volume {
             draft.batch.put(keys::counters(), encode(&counters));
         }
 
-        let bound = draft.bound;
-        let seq = self.engine.apply(draft.batch).inspect_err(|error| {
-            self.note_failure(error);
-            if bound {
-                self.turn_read_only(&format!("a change that had begun could not be journalled: {error}"));
-            }
-        })?;
+        if tree.gone_is_due {
+            draft.batch.changes.push((keys::gone(), tree.gone.as_ref().map(encode)));
+        }
 
+        let seq = self.engine.apply(draft.batch).inspect_err(|error| self.note_failure(error))?;
+
+        tree.gone_is_due = false;
+        for change in draft.in_memory {
+            match change {
+                InMemory::Discard(ino, from, to) => self.cache.discard(ino, from, to),
+                InMemory::Cut(id, offset) => {
+                    self.cache.cut(id, offset);
+                    if let Ok(inode) = tree.get(id.ino) {
+                        inode.dirty = true;
+                    }
+                }
+                InMemory::Journalled(ino, upto) => self.cache.journalled(ino, &upto),
+            }
+        }
         tree.counters = counters;
         for (segment, bytes) in live {
             match bytes {

@@ -9,7 +9,7 @@ use super::types::*;
 use crate::cache::{self, Access, Base, Content, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Ino, InodeRecord, PageNo, PageRecord, decode, encode, keys};
+use crate::format::{Ino, InodeRecord, PageNo, PageRecord, decode, keys};
 use crate::pages::frame;
 
 /// Zeros, to be written where a page's edge is punched.
@@ -263,8 +263,7 @@ impl Volume {
         }
     }
 
-    /// Puts the removal of whole pages from `from` up to `to` (exclusive) into a draft, and drops
-    /// them from memory. Nothing may fail between this and the draft's commit.
+    /// Puts the removal of whole pages from `from` up to `to` (exclusive) into a draft.
     pub(super) fn remove_pages(
         &self,
         draft: &mut Draft,
@@ -280,10 +279,7 @@ impl Volume {
             rec.pages = rec.pages.saturating_sub(1);
             rec.stored = rec.stored.saturating_sub(u64::from(record.extent.len));
         }
-        draft.bind();
-        for (no, patches) in self.cache.discard(ino, from, to) {
-            patches.for_each(|n| draft.batch.delete(keys::patch(ino, no, n)));
-        }
+        draft.discard(&self.cache, ino, from, to);
     }
 
     /// Puts a new size into a draft. Cutting removes the pages behind and clears the rest of the
@@ -321,16 +317,11 @@ impl Volume {
         }
         let within = (size % rec.page_size()) as usize;
         if within > 0 {
-            // Asked before anything is cut: a file that is cut in memory is cut in the journal, too.
-            if !self.cache.has_patch_room(ino, super::writeback::PATCH_LIMIT) {
-                return Err(Pause::Wait(Need::Flushed(ino)));
-            }
             let no = PageNo((size >> rec.page_shift) as u32);
-            self.cache
-                .cut(PageId { ino, no }, within, base(&rec, recorded_size, no))
-                .map_err(waits(ino, no))?;
-            tree.file(ino)?.dirty = true;
-            self.journal_patches(draft, ino)?;
+            let (id, base) = (PageId { ino, no }, base(&rec, recorded_size, no));
+            self.cache.may_cut(id, within, base).map_err(waits(ino, no))?;
+            draft.cut(id, within);
+            self.journal_patches(draft, ino, Some((no, within)))?;
         }
         self.remove_pages(draft, ino, &mut rec, &found, from, PageNo(u32::MAX));
         tree.touch_version(ino);
@@ -361,29 +352,22 @@ impl Volume {
         Ok(())
     }
 
-    /// Puts what a file's pages have unjournalled into a draft as patches. Patches count as
-    /// journalled from here on: nothing may fail between this and the draft's commit.
-    fn journal_patches(&self, draft: &mut Draft, ino: Ino) -> Step<()> {
-        let patches = self
-            .cache
-            .take_patches(ino, super::writeback::PATCH_LIMIT)
-            .ok_or(Pause::Wait(Need::Flushed(ino)))?;
-        draft.bind();
-        for (no, n, patch) in patches {
-            draft.batch.put(keys::patch(ino, no, n), encode(&patch));
-        }
+    /// Puts what a file's pages have unjournalled into a draft as patches, with the last one cut where the draft cuts it.
+    fn journal_patches(&self, draft: &mut Draft, ino: Ino, cut: Option<(PageNo, usize)>) -> Step<()> {
+        let patches = self.cache.patches(ino, super::writeback::PATCH_LIMIT, cut);
+        draft.patches(ino, patches.ok_or(Pause::Wait(Need::Flushed(ino)))?);
         Ok(())
     }
 
     /// Puts a file's unflushed content into a draft, and returns the size that it makes good.
-    /// `None` when there is none. Nothing may fail between this and the draft's commit.
+    /// `None` when there is none.
     pub(super) fn patch_file(&self, tree: &mut Tree, draft: &mut Draft, ino: Ino) -> Step<Option<u64>> {
         let inode = tree.file(ino)?;
         let size = inode.rec.size;
         if !inode.dirty {
             return Ok(None);
         }
-        self.journal_patches(draft, ino)?;
+        self.journal_patches(draft, ino, None)?;
         Ok(Some(size))
     }
 

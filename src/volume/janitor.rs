@@ -11,7 +11,7 @@ use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Extent, Ino, Kind, PageNo, ROOT, SegmentId, encode, keys};
+use crate::format::{Dentry, Extent, Ino, Kind, PageNo, ROOT, SegmentId, keys};
 use crate::pages::SegmentInfo;
 use crate::shelf;
 
@@ -156,12 +156,11 @@ impl Volume {
     }
 
     fn set_gone(&self, tree: &mut Tree, gone: Option<Time>) {
-        let mut draft = Draft::default();
-        draft.batch.changes.push((keys::gone(), gone.as_ref().map(encode)));
-        if let Err(error) = self.commit(tree, draft) {
-            log::warn!("what has expired could not be journalled, it may be back after a crash: {error}");
-        }
         tree.gone = gone;
+        tree.gone_is_due = true;
+        if let Err(error) = self.commit(tree, Draft::default()) {
+            log::warn!("what has expired is not journalled before the next change that is: {error}");
+        }
     }
 
     fn sweep_until(&self, now: Time) -> Result<()> {

@@ -408,12 +408,7 @@ impl Volume {
             }
             move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
             move_link(&mut tree, &mut draft, target.ino, (new_dir, new_name), (dir, name), now)?;
-            // Last, as patches count as journalled once they are taken: a file that takes a name takes its content.
-            for (ino, kind) in [(source.ino, source.kind), (target.ino, target.kind)] {
-                if kind == Kind::File && !self.cache.has_patch_room(ino, super::writeback::PATCH_LIMIT) {
-                    return Err(Pause::Wait(Need::Flushed(ino)));
-                }
-            }
+            // A file that takes a name takes its content.
             for (ino, kind) in [(source.ino, source.kind), (target.ino, target.kind)] {
                 if kind == Kind::File
                     && let Some(size) = self.patch_file(&mut tree, &mut draft, ino)?
@@ -447,7 +442,7 @@ impl Volume {
         (to.mtime, to.ctime) = (now, now);
         draft.inode(new_dir, to);
         move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
-        // Last, as patches count as journalled once they are taken.
+        // The file that takes the name takes its content.
         if target.is_some()
             && source.kind == Kind::File
             && let Some(size) = self.patch_file(&mut tree, &mut draft, source.ino)?

@@ -25,7 +25,7 @@ use super::{Volume, check_name};
 use crate::cache::{self, Base, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Codec, Dentry, Ino, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::format::{Codec, Dentry, Ino, Kind, Links, PageNo, ROOT, keys};
 use crate::shelf;
 
 /// The most changes of one batch. Their records are in memory together, also with the least of it.
@@ -418,26 +418,15 @@ impl Volume {
             return Ok(());
         }
         self.check_disk(total as u64)?;
-        let written = self.write_contents(&plan.contents);
-        let patches = written.and_then(|()| {
-            let taken =
-                plan.contents.iter().map(|(ino, ..)| Ok((*ino, self.cache.take_patches(*ino, PATCH_LIMIT))));
-            taken.collect::<std::result::Result<Vec<_>, usize>>()
-        });
-        match patches {
-            Ok(patches) => {
-                for (ino, patches) in patches {
-                    for (no, n, patch) in patches.into_iter().flatten() {
-                        plan.draft.batch.put(keys::patch(ino, no, n), encode(&patch));
-                    }
-                }
-                Ok(())
-            }
-            Err(room) => {
-                self.forget_contents(&plan.contents);
-                Err(Pause::Wait(Need::Memory(room)))
-            }
+        if let Err(room) = self.write_contents(&plan.contents) {
+            self.forget_contents(&plan.contents);
+            return Err(Pause::Wait(Need::Memory(room)));
         }
+        for (ino, ..) in &plan.contents {
+            // New pages have no patches yet, and content that rides fits.
+            plan.draft.patches(*ino, self.cache.patches(*ino, PATCH_LIMIT, None).unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// On `Err` the cache has no room: so much is needed for all.

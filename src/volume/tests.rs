@@ -443,6 +443,42 @@ fn a_clock_set_back_brings_no_key_back_that_was_reported_gone_also_after_a_crash
 }
 
 #[test]
+fn a_key_reported_gone_while_the_journal_could_not_be_written_stays_gone_once_anything_is() {
+    // Another thread's write may meet the fault instead.
+    assert!((0..50).any(gone_mark_is_refused_and_follows), "the mark was never refused");
+}
+
+/// Whether the mark could not be journalled at first, and the store goes on.
+fn gone_mark_is_refused_and_follows(seed: u64) -> bool {
+    let disk = FaultyDisk::new(seed);
+    let clock = Clock::manual(Time::new(1_000, 0));
+    let path = std::path::Path::new("/store");
+    let settings = || Settings { commit_interval: Duration::from_secs(3600), ..settings(path) };
+    let volume = Volume::open(settings(), Arc::new(disk.clone()), clock.clone()).unwrap();
+    let ino = make(&volume, "key");
+    expire(&volume, ino, "1500");
+    volume.sync().unwrap();
+    let sweeping = volume.sweeping.lock();
+    clock.set(Time::new(1_500, 1));
+    // The write of the mark, and the one after the room that is kept for a full disk has been given up.
+    [0, 2].into_iter().for_each(|n| disk.fail(Kind::Write, n, Fault::Errno(libc::ENOSPC)));
+    assert!(matches!(volume.run(|v| v.lookup(ROOT, b"key")), Err(Error::NotFound)));
+    disk.disarm();
+    let refused = volume.tree.lock().gone_is_due && volume.read_only().is_none();
+    if refused {
+        let change = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+        volume.run(|v| v.setattr(&ROOTS, ROOT, &change)).unwrap();
+        clock.set(Time::new(900, 0));
+        let next = Volume::open(settings(), Arc::new(disk.snapshot()), clock.clone()).unwrap();
+        assert!(matches!(next.run(|v| v.lookup(ROOT, b"key")), Err(Error::NotFound)));
+        next.close().unwrap();
+    }
+    drop(sweeping);
+    drop(volume.close());
+    refused
+}
+
+#[test]
 fn a_directory_in_which_all_has_expired_is_empty_also_while_the_sweep_is_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Time::new(1_000, 0));

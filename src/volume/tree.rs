@@ -182,6 +182,8 @@ pub(super) struct Tree {
     loading: HashMap<Ino, u64>,
     /// What expires up to then has been reported gone, and may not all be removed yet.
     pub gone: Option<Time>,
+    /// The catalog has another `gone`, or none: the next batch that is journalled brings this one.
+    pub gone_is_due: bool,
     pub refs: Refs,
     pub counters: CounterRecord,
     /// Live bytes of each segment.
@@ -209,6 +211,7 @@ impl Tree {
             versions: 0,
             loading: HashMap::new(),
             gone: None,
+            gone_is_due: false,
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),

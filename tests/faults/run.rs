@@ -60,8 +60,8 @@ struct Run<'a> {
     now: i64,
     /// Every step must succeed.
     strict: bool,
-    /// Whether what the open store shows is what the model holds.
-    shown: bool,
+    /// Whether all that has expired by the clock was reported gone.
+    reported: bool,
     refused: &'a mut Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Prepared {
             history,
             now: self.now,
             strict: false,
-            shown: true,
+            reported: true,
             refused,
         })
     }
@@ -158,7 +158,7 @@ impl Prepared {
                 // It did not come so far: whatever there was is still there.
                 let before = History::new(&self.fs);
                 for disk in [disk.crash(), disk.snapshot()] {
-                    let found = self.look(disk, &before, false, deep);
+                    let found = self.look(disk, &before, false, Time(START), deep);
                     found.map_err(|why| format!("after an opening that failed ({error}): {why}"))?;
                 }
                 return Ok(());
@@ -181,7 +181,9 @@ impl Prepared {
         if !disk.is_dead() && run.store.is_open() {
             run.afterwards()?;
         }
-        let whole = disk.struck() != Some(Kind::Sync) && !disk.is_dead() && run.shown;
+        let whole = disk.struck() != Some(Kind::Sync) && !disk.is_dead();
+        // What was reported gone stays so, whatever the clock says; unless nothing could be journalled any longer.
+        let gone = run.reported && run.store.is_open() && run.store.volume().read_only().is_none();
         // A disk whose power failed has lost what it had not kept.
         let ends = if disk.is_dead() { [End::Power, End::Power] } else { [End::Power, End::Kill] };
         let chosen = if deep { &ends[..] } else { &ends[usize::from(odd)..][..1] };
@@ -190,13 +192,16 @@ impl Prepared {
                 End::Power => (disk.crash(), false),
                 End::Kill => (disk.snapshot(), whole),
             };
-            self.look(disk, &run.history, killed, deep).map_err(|why| format!("{end:?}: {why}"))?;
+            // With a clock that is set back.
+            let clock = if killed && !gone { self.end() } else { Time(START) };
+            self.look(disk, &run.history, killed, clock, deep).map_err(|why| format!("{end:?}: {why}"))?;
         }
         let healthy = !disk.is_dead() && run.store.is_open() && run.store.volume().read_only().is_none();
         if healthy && deep {
             run.store.close().map_err(|error| format!("closing: {error}"))?;
             run.history.note(&run.fs, &ops::Step::Sync);
-            self.look(disk.crash(), &run.history, false, deep).map_err(|why| format!("closed: {why}"))?;
+            self.look(disk.crash(), &run.history, false, Time(START), deep)
+                .map_err(|why| format!("closed: {why}"))?;
         }
         Ok(())
     }
@@ -206,8 +211,8 @@ impl Prepared {
         Time(self.now + 24 * 3600 * SECOND)
     }
 
-    /// What a mount finds on a disk that nothing is wrong with any longer.
-    fn look(&self, disk: FaultyDisk, history: &History, killed: bool, deep: bool) -> Outcome {
+    /// What a mount finds, at a time, on a disk that nothing is wrong with any longer.
+    fn look(&self, disk: FaultyDisk, history: &History, killed: bool, time: Time, deep: bool) -> Outcome {
         // A disk that was killed in the middle still knows what it did not keep.
         let disk = Disk::Faulty(disk);
         let made = larder::io::Io::open_read(&*disk.io(), std::path::Path::new("/store/FORMAT")).is_ok();
@@ -215,9 +220,7 @@ impl Prepared {
         if made || !new {
             disk.is_sound("of what is left").map_err(text)?;
         }
-        // After power loss with a clock that is set back. What was reported gone while the journal could not be written
-        // is not known to be gone then, so it is not asked for of a process that was killed.
-        let clock = Clock::manual(if killed { self.end() } else { Time(START) });
+        let clock = Clock::manual(time);
         let mut store = Store::open(disk, settings(&self.workload), clock)
             .map_err(|error| format!("opening what is left: {error}"))?;
         let (tree, contents) = history::found(store.volume()).map_err(text)?;
@@ -266,10 +269,8 @@ impl Run<'_> {
         }
         self.disk.heal();
         let (tree, contents) = history::found(self.store.volume()).map_err(text)?;
-        if self.shown {
-            let same = history::is_now(&self.fs, &tree, &contents);
-            same.map_err(|why| format!("while it is open: {}", text(why)))?;
-        }
+        let same = history::is_now(&self.fs, &tree, &contents);
+        same.map_err(|why| format!("while it is open: {}", text(why)))?;
         if self.store.volume().read_only().is_some() {
             return match self.disk.struck() {
                 Some(_) => Ok(()),
@@ -292,14 +293,13 @@ impl Run<'_> {
 
     /// Takes over what has come of a step that failed, where that may be something else than nothing.
     fn settle(&mut self, step: &Step, with: Fs) -> Outcome {
-        // What it shows then is of no moment until it is mounted again.
-        if self.store.volume().read_only().is_some() {
-            self.shown = false;
+        let (tree, contents) = history::found(self.store.volume()).map_err(text)?;
+        let before = history::is_now(&self.fs, &tree, &contents);
+        if before.is_ok() {
             return Ok(());
         }
-        let (tree, contents) = history::found(self.store.volume()).map_err(text)?;
-        if history::is_now(&self.fs, &tree, &contents).is_ok() {
-            return Ok(());
+        if let Step::Call(Call::Truncate { .. }) = step {
+            return before.map_err(|why| format!("{} failed and is seen: {}", short(step), text(why)));
         }
         let found = match *step.needs() {
             // Of content each byte is the old one or the new one.
@@ -375,6 +375,7 @@ impl Run<'_> {
                 self.refused.push(format!("errno {errno}: {}", short(step)));
                 if matches!(step, Step::Expire(..)) {
                     // Time passes, whatever fails.
+                    self.reported = false;
                     self.fs = with;
                     self.history.note(&self.fs, &ops::Step::Skip);
                     return Ok(());

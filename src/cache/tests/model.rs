@@ -12,7 +12,8 @@ const SIZE: usize = 256;
 #[derive(Clone, Debug)]
 enum Op {
     Write(u32, usize, usize, u8),
-    Cut(u32, usize),
+    /// Page, offset, and what a thread beside it does while the cut is journalled.
+    Cut(u32, usize, Meanwhile),
     Get(u32),
     Load(u32),
     Discard(u32, u32),
@@ -23,12 +24,27 @@ enum Op {
     Fail(usize),
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    Nothing,
+    Flush,
+    Fail,
+    FailAndFlush,
+    /// The cut cannot be journalled.
+    NotJournalled,
+}
+
+fn meanwhile() -> impl Strategy<Value = Meanwhile> {
+    use Meanwhile::*;
+    prop_oneof![Just(Nothing), Just(Flush), Just(Fail), Just(FailAndFlush), Just(NotJournalled)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let no = 0..6u32;
     prop_oneof![
         6 => (no.clone(), 0..SIZE, 1..60usize, 1..=255u8).prop_map(|(n, o, l, b)| Op::Write(n, o, l.min(SIZE - o), b)),
         1 => (no.clone(), Just(0), Just(SIZE), 1..=255u8).prop_map(|(n, o, l, b)| Op::Write(n, o, l, b)),
-        2 => (no.clone(), 0..SIZE).prop_map(|(n, o)| Op::Cut(n, o)),
+        2 => (no.clone(), 0..SIZE, meanwhile()).prop_map(|(n, o, m)| Op::Cut(n, o, m)),
         2 => no.clone().prop_map(Op::Get),
         1 => no.clone().prop_map(Op::Load),
         1 => (no.clone(), 1..3u32).prop_map(|(n, l)| Op::Discard(n, n + l)),
@@ -100,10 +116,33 @@ fn run(ops: &[Op], limit: usize) {
                     }
                 }
             }
-            Op::Cut(no, offset) => {
+            Op::Cut(no, offset, meanwhile) => {
                 let base = if disk.frames.contains_key(&PageNo(no)) { Base::Unknown } else { Base::Absent };
-                if cache.cut(page(no), offset, base).is_ok() {
-                    content.entry(PageNo(no)).or_insert([0; SIZE])[offset..].fill(0);
+                if cache.may_cut(page(no), offset, base).is_err() {
+                    continue;
+                }
+                let before: Vec<PageNo> = cache.dirty_pages(Ino(1));
+                let patches = cache.patches(Ino(1), usize::MAX, Some((PageNo(no), offset)));
+                let Some(patches) = patches else { continue };
+                if let Meanwhile::Fail | Meanwhile::FailAndFlush = meanwhile {
+                    flights.pop().into_iter().for_each(|flight| cache.fail_flush(&flight));
+                }
+                if let Meanwhile::Flush | Meanwhile::FailAndFlush = meanwhile {
+                    flights.extend(cache.flush_file(Ino(1)));
+                }
+                if let Meanwhile::NotJournalled = meanwhile {
+                    // As when it was never asked for; what lies on the disk, and what should, is checked below.
+                    continue;
+                }
+                for (no, n, patch) in &patches {
+                    let free = disk.patches.insert((*no, *n), patch.clone()).is_none();
+                    assert!(free, "number {n} of {no:?} used twice");
+                }
+                cache.cut(page(no), offset);
+                cache.journalled(Ino(1), &super::upto(&patches));
+                content.entry(PageNo(no)).or_insert([0; SIZE])[offset..].fill(0);
+                for safe_now in before.into_iter().filter(|page| page.0 <= no).chain([PageNo(no)]) {
+                    safe.insert(safe_now, content[&safe_now]);
                 }
             }
             Op::Get(no) => {
@@ -120,9 +159,10 @@ fn run(ops: &[Op], limit: usize) {
                 }
             }
             Op::Discard(from, to) => {
-                for (no, numbers) in cache.discard(Ino(1), PageNo(from), PageNo(to)) {
+                for (no, numbers) in cache.patches_of(Ino(1), PageNo(from), PageNo(to)) {
                     disk.remove(no, numbers);
                 }
+                cache.discard(Ino(1), PageNo(from), PageNo(to));
                 for no in (from..to).map(PageNo) {
                     disk.frames.remove(&no);
                     content.remove(&no);
@@ -132,7 +172,7 @@ fn run(ops: &[Op], limit: usize) {
             }
             Op::Patches(limit) => {
                 let before: Vec<PageNo> = cache.dirty_pages(Ino(1));
-                if let Some(patches) = cache.take_patches(Ino(1), limit) {
+                if let Some(patches) = super::take(&cache, limit) {
                     let bytes: usize = patches
                         .iter()
                         .map(|(_, _, p)| if let Patch::Data { bytes, .. } = p { bytes.len() } else { 0 })
@@ -175,8 +215,8 @@ fn run(ops: &[Op], limit: usize) {
     for flush in flights.drain(..) {
         cache.fail_flush(&flush);
     }
-    for (no, n, patch) in cache.take_patches(Ino(1), usize::MAX).unwrap_or_default() {
-        disk.patches.insert((no, n), patch);
+    for (no, n, patch) in super::take(&cache, usize::MAX).unwrap_or_default() {
+        assert!(disk.patches.insert((no, n), patch).is_none(), "number {n} used twice");
     }
     for flush in cache.flush_file(Ino(1)) {
         if let Flushed::Stored { patches } = cache.finish_flush(&flush) {

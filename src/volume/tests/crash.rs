@@ -150,3 +150,80 @@ fn a_disk_that_others_fill_to_the_last_byte_stops_no_deletion_and_ends_nothing()
     after.close().unwrap();
     volume.close().unwrap();
 }
+
+/// What is tried of a file, and its content afterwards.
+type Change = (&'static str, fn(&Volume, Ino) -> Result<()>, fn(Vec<u8>) -> Vec<u8>);
+
+const CHANGES: [Change; 5] = [
+    (
+        "cut in a page",
+        |volume, ino| cut(volume, ino, PAGE + 7),
+        |content| content[..PAGE as usize + 7].to_vec(),
+    ),
+    ("cut between pages", |volume, ino| cut(volume, ino, PAGE), |content| content[..PAGE as usize].to_vec()),
+    ("cut off all", |volume, ino| cut(volume, ino, 0), |_| Vec::new()),
+    (
+        "a hole",
+        |volume, ino| {
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            volume.fallocate(ino, PAGE, PAGE, mode)
+        },
+        |mut content| {
+            content[PAGE as usize..2 * PAGE as usize].fill(0);
+            content
+        },
+    ),
+    ("an fsync", |volume, ino| volume.fsync(ino, false), |content| content),
+];
+
+fn cut(volume: &Volume, ino: Ino, size: u64) -> Result<()> {
+    let change = SetAttr { size: Some(size), ..SetAttr::default() };
+    volume.run(|v| v.setattr(&ROOTS, ino, &change)).map(drop)
+}
+
+#[test]
+fn what_could_not_be_journalled_has_not_happened_in_memory_either() {
+    for (errno, (what, change, outcome)) in
+        [libc::EIO, libc::ENOSPC].into_iter().flat_map(|errno| CHANGES.map(|change| (errno, change)))
+    {
+        let disk = FaultyDisk::new(1);
+        let volume = quiet(&disk);
+        let mut refused = false;
+        for round in 0..20 {
+            let ino = make(&volume, &format!("file-{round}"));
+            let mut content = noise(1, 3 * PAGE as usize);
+            write(&volume, ino, 0, &content);
+            volume.sync().unwrap();
+            // In the cache alone: before the place of the cut, behind it, and in the page of the hole.
+            for at in [5, PAGE + 3, PAGE + 100, 2 * PAGE + 9] {
+                write(&volume, ino, at, b"unjournalled");
+                content[at as usize..][..12].copy_from_slice(b"unjournalled");
+            }
+            // The write of the record, and the one after the room that is kept for a full disk has been given up; what
+            // lies between takes the first back.
+            [0, 2].into_iter().for_each(|n| disk.fail(Kind::Write, n, Fault::Errno(errno)));
+            let done = change(&volume, ino);
+            disk.disarm();
+            let shown = if done.is_err() { content.clone() } else { outcome(content.clone()) };
+            let size = volume.run(|v| v.getattr(ino)).unwrap().attr.size;
+            assert_eq!(size, shown.len() as u64, "errno {errno}, {what}: {done:?}");
+            assert!(read(&volume, ino, 0, 4 * PAGE as u32) == shown, "errno {errno}, {what}: {done:?}");
+            refused |= done.is_err();
+            if volume.read_only().is_some() {
+                break;
+            }
+            // What was refused works now, with all that had been written.
+            change(&volume, ino).unwrap_or_else(|error| panic!("errno {errno}, {what}, again: {error}"));
+            let content = outcome(content);
+            assert!(read(&volume, ino, 0, 4 * PAGE as u32) == content, "errno {errno}, {what}, again");
+            volume.sync().unwrap();
+            expect(disk.snapshot(), &format!("file-{round}"), &content, 1);
+            // Another thread's write may have met the fault.
+            if refused {
+                break;
+            }
+        }
+        assert!(refused, "errno {errno}, {what}: it was never refused");
+        drop(volume.close());
+    }
+}
