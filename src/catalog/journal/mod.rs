@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Records are numbered without gaps, across files too, and never span files.
 //! - A record's checksum is seeded with its file's number, so what a file held under an earlier
-//!   number is never taken for a record.
+//!   number is never taken for a record; nor is one of another store, whose numbers begin elsewhere.
 //! - A number is given to a file once. Records of a number come only from one run of the writer:
 //!   recovery never appends behind a cut, it goes on in a file with a new number.
 //!

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use crate::io::{File, Io, Room};
+use crate::io::{File, Io, RealDisk, Room};
 
 /// What the test wants of the disk. Hooks concern the journal's files only.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Io for TestDisk {
         Ok(Some(Box::new(())))
     }
     fn new_id(&self) -> u64 {
-        1
+        RealDisk.new_id()
     }
 }
 

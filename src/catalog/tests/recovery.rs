@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::error::Error;
+use crate::format::Seq;
 
 fn damage(result: Result<LocalCatalog>) -> String {
     match result {
@@ -36,6 +37,23 @@ fn what_was_applied_survives_a_kill_and_the_next_one() {
     catalog.apply(numbered(6)).unwrap();
     drop(catalog);
     assert_eq!(count(&bench.open()), 6);
+}
+
+#[test]
+fn records_of_another_store_that_did_the_same_are_none_where_the_disk_shows_them() {
+    let (short, long) = (killed(0), Bench::new());
+    let catalog = long.open();
+    // As far as the other one, and on.
+    (1..=9).for_each(|n| assert!(catalog.apply(numbered(n)).unwrap() > Seq(0)));
+    drop(catalog);
+    let ((path, ours), (other, theirs)) = (short.records(), long.records());
+    let end = ours.last().map(|(at, size)| at + size).unwrap();
+    assert!(theirs.iter().any(|(at, _)| *at == end), "theirs lie where ours end: {ours:?}, {theirs:?}");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[end..].copy_from_slice(&std::fs::read(other).unwrap()[end..]);
+    std::fs::write(path, bytes).unwrap();
+    let catalog = short.open();
+    assert_eq!((count(&catalog), catalog.dropped()), (5, &[][..]));
 }
 
 #[test]
