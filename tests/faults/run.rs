@@ -264,7 +264,7 @@ impl Run<'_> {
         if let Some(name) = gone.filter(|_| writable) {
             // Also on a disk that is full still.
             self.strict = true;
-            self.step(&Step::Call(Call::Unlink { dir: ROOT, name }))?;
+            self.goes_on(&Step::Call(Call::Unlink { dir: ROOT, name }))?;
             self.strict = false;
         }
         self.disk.heal();
@@ -278,7 +278,7 @@ impl Run<'_> {
             };
         }
         self.strict = true;
-        self.step(&Step::Sync)?;
+        self.goes_on(&Step::Sync)?;
         let mode = libc::S_IFREG | 0o644;
         let content = Fill::Noise(9).bytes(140_000);
         for step in [
@@ -332,11 +332,26 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Does a step that must succeed, unless the store had turned read-only before: a background thread that met the fault
+    /// may come to say so at any moment.
+    fn goes_on(&mut self, step: &Step) -> Outcome {
+        let refused = |why: &str| why.starts_with(&format!("Err({})", libc::EROFS));
+        match self.step(step) {
+            Err(why) if refused(&why) && self.disk.struck().is_some() => {
+                match self.store.volume().read_only() {
+                    Some(_) => Ok(()),
+                    None => Err(why),
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Does a step that must succeed, at the latest when what keeps room for the catalog has been had again.
     fn must(&mut self, step: &Step) -> Outcome {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            match self.step(step) {
+            match self.goes_on(step) {
                 Err(why) if why.starts_with("Err(28)") && Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
