@@ -47,7 +47,8 @@ pub fn build_anew(
     last: Seq,
 ) -> Result<()> {
     let (directory, files) = files(io, dir)?;
-    let file = directory.create(files.last().map_or(0, |file| file.number) + 1)?.number;
+    let newest = files.last().map_or(0, |file| file.number);
+    let file = directory.create(directory.number_behind(newest))?.number;
     build_with(io, dir, dump, changes, Reach { seq: last.0, file })
 }
 

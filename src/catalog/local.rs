@@ -100,11 +100,6 @@ const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
 /// Journal files in use at which a checkpoint begins.
 const FILES: u64 = 4;
 
-/// A store's files of the journal are numbered from a random number on, which is at least this and less than twice as much
-/// (one of an earlier build begins at 1, and goes on there when it is opened). Their checksums are seeded with the
-/// numbers, so a record of another store is none here, wherever a disk may show what it held before.
-const FIRST_NUMBER: u64 = 1 << 48;
-
 /// What is kept for a full disk, in journal files: one more than a checkpoint turns to, and as much for the index
 /// as half a table takes.
 const RESERVE_FILES: u64 = 3;
@@ -169,8 +164,7 @@ impl LocalCatalog {
             replayed.dropped.push(format!("{}: this file of the journal is missing", path.display()));
         }
         let newest = current.last().map_or(0, |f| f.number).max(reach.file);
-        let next = if newest < FIRST_NUMBER { FIRST_NUMBER | io.new_id() >> 16 } else { newest + 1 };
-        let mut maintenance = Maintenance::new(next, old);
+        let mut maintenance = Maintenance::new(directory.number_behind(newest), old);
 
         let writer = match current.split_first() {
             Some((first, others)) if replayed.clean && reach.file > 0 && begins => {

@@ -8,6 +8,11 @@ use super::record;
 use crate::error::{Error, Result};
 use crate::io::{File, Io};
 
+/// A store's files of the journal are numbered from a random number on, which is at least this and less than twice as much
+/// (one of an earlier build begins at 1, and goes on there when it is opened). Their checksums are seeded with the
+/// numbers, so a record of another store is none here, wherever a disk may show what it held before.
+const FIRST_NUMBER: u64 = 1 << 48;
+
 /// One write of zeros while a file is filled, bytes.
 const FILL: usize = 256 << 10;
 
@@ -101,6 +106,11 @@ impl Directory {
     /// The path of a file.
     pub fn path_of(&self, number: u64) -> PathBuf {
         self.path.join(format!("{number:08}"))
+    }
+
+    /// The number of the file that comes behind the newest one, 0 where there is none.
+    pub fn number_behind(&self, newest: u64) -> u64 {
+        if newest < FIRST_NUMBER { FIRST_NUMBER | self.io.new_id() >> 16 } else { newest + 1 }
     }
 
     /// The files that are there, by number.
