@@ -93,6 +93,9 @@ pub const NAMES: [&str; 11] = [
     "backup-count",
 ];
 
+/// The settings that a mounted store takes at once.
+pub const CHANGEABLE: [&str; 2] = ["storage-size-limit", "cache-size-limit"];
+
 /// The file in a store that holds its settings.
 pub const FILE_NAME: &str = "larder.toml";
 
@@ -198,8 +201,26 @@ impl Settings {
         }
     }
 
+    /// Changes one of the [`CHANGEABLE`] settings. Errors: it is another, or the value is not good; nothing has changed.
+    pub fn change(&mut self, name: &str, value: &str) -> Result<()> {
+        if !CHANGEABLE.contains(&name) {
+            let names = CHANGEABLE.join(" and ");
+            return Err(Error::Config(format!(
+                "{name}: it cannot change while the store is mounted; {names} can"
+            )));
+        }
+        self.set(name, value, name)
+    }
+
     /// The settings as a `larder.toml` that says the same, defaults included.
     pub fn to_toml(&self) -> String {
+        let table: toml::Table =
+            NAMES.into_iter().map(|name| (name.to_owned(), self.value_of(name).into())).collect();
+        table.to_string()
+    }
+
+    /// The value of a setting, as it would stand in `larder.toml`.
+    pub fn value_of(&self, name: &str) -> String {
         let size = |bytes: u64| {
             let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
             let unit = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
@@ -209,25 +230,20 @@ impl Settings {
             0 => format!("{}s", time.as_secs()),
             _ => format!("{}ms", time.as_millis()),
         };
-        let mut table = toml::Table::new();
-        for name in NAMES {
-            let value = match name {
-                "storage-path" => self.storage_path.display().to_string(),
-                "storage-size-limit" => self.storage_size_limit.map_or("none".to_owned(), size),
-                "storage-compression" => self.storage_compression.to_string(),
-                "cache-size-limit" => size(self.cache_size_limit),
-                "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
-                "commit-interval" => duration(self.commit_interval),
-                "backup-interval" => self.backup_interval.map_or("never".to_owned(), duration),
-                "backup-count" => self.backup_count.to_string(),
-                "cache-eviction-policy" => self.cache_eviction_policy.to_string(),
-                "cache-ttl" => self.cache_ttl.map_or("never".to_owned(), |seconds| format!("{seconds}s")),
-                // Whose feature is not there yet.
-                _ => "none".to_owned(),
-            };
-            table.insert(name.to_owned(), value.into());
+        match name {
+            "storage-path" => self.storage_path.display().to_string(),
+            "storage-size-limit" => self.storage_size_limit.map_or("none".to_owned(), size),
+            "storage-compression" => self.storage_compression.to_string(),
+            "cache-size-limit" => size(self.cache_size_limit),
+            "cache-compression-threshold" => size(self.cache_compression_threshold.into()),
+            "commit-interval" => duration(self.commit_interval),
+            "backup-interval" => self.backup_interval.map_or("never".to_owned(), duration),
+            "backup-count" => self.backup_count.to_string(),
+            "cache-eviction-policy" => self.cache_eviction_policy.to_string(),
+            "cache-ttl" => self.cache_ttl.map_or("never".to_owned(), |seconds| format!("{seconds}s")),
+            // Whose feature is not there yet.
+            _ => "none".to_owned(),
         }
-        table.to_string()
     }
 
     fn apply_file(&mut self, file: &Path, text: &str) -> Result<()> {

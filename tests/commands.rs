@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use larder::control::{Request, ask_with};
 use support::mounted::{Mounted, stderr};
 
 /// A store that commands are given on.
@@ -411,10 +412,38 @@ fn settings_are_shown_and_changed_and_what_a_mount_would_refuse_is_refused() {
 fn what_is_written_by_config_applies_to_the_next_mount_and_shows_on_it() {
     let Some(mut mounted) = Mounted::with(&[]) else { return };
     let shell = Shell { store: mounted.point(), dir: mounted.beside("cwd") };
-    let output = shell.run(&["config", "cache-size-limit", "48MiB"], b"");
+    let output = shell.run(&["config", "commit-interval", "2s"], b"");
     assert!(output.status.success() && stderr(&output).contains("next"), "{}", stderr(&output));
-    assert_eq!(shell.text(&["config", "cache-size-limit"]), "256MiB\n");
+    assert_eq!(shell.text(&["config", "commit-interval"]), "5s\n");
     mounted.remount();
-    assert_eq!(shell.text(&["config", "cache-size-limit"]), "48MiB\n");
+    assert_eq!(shell.text(&["config", "commit-interval"]), "2s\n");
+}
+
+#[test]
+fn limits_that_config_changes_hold_on_the_mount_at_once_and_after_a_remount() {
+    let Some(mut mounted) = Mounted::with(&[]) else { return };
+    let shell = Shell { store: mounted.point(), dir: mounted.beside("cwd") };
+    let output = shell.run(&["config", "cache-size-limit", "48MiB"], b"");
+    assert!(output.status.success() && stderr(&output).contains("in force"), "{}", stderr(&output));
+    shell.ends(0, &["config", "storage-size-limit", "64MiB"], b"");
+    for wrong in [["config", "cache-size-limit", "1MiB"], ["config", "storage-size-limit", "63MiB"]] {
+        shell.ends(2, &wrong, b"");
+    }
+    for _ in 0..2 {
+        let text = std::fs::read_to_string(mounted.at(".larder/config")).unwrap();
+        assert!(text.contains("cache-size-limit = \"48MiB\"\n"), "{text}");
+        assert!(text.contains("storage-size-limit = \"64MiB\"\n"), "{text}");
+        let status = mounted.status();
+        assert_eq!((&status["cache_limit"], &status["size_limit"]), (&(48 << 20).into(), &(64 << 20).into()));
+        mounted.remount();
+    }
+    shell.ends(0, &["config", "storage-size-limit", "--unset"], b"");
+    assert!(mounted.status()["size_limit"].is_null());
+    for change in ["commit-interval=2s", "cache-size-limit=1MiB", "no-such-setting=1", "cache-size-limit"] {
+        let request = Request::Set { body: change.len() as u32 };
+        let error = ask_with(&mounted.store(), request, change.as_bytes()).unwrap_err().to_string();
+        let name = change.split('=').next().unwrap();
+        assert!(error.contains(name) || error.contains("NAME=VALUE"), "{change}: {error}");
+    }
     assert_eq!(mounted.status()["cache_limit"], 48 << 20);
 }

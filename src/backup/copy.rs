@@ -19,7 +19,8 @@ use crate::volume::{Moment, Volume};
 /// Errors: `dest` is something else, or another store's copy; `NoSpace` there; the store is being closed; what
 /// `progress` returns. What was complete at `dest` before is so still.
 pub fn back_up(volume: &Volume, io: Arc<dyn Io>, dest: &Path, progress: OnProgress<'_>) -> Result<Outcome> {
-    let store = &volume.settings().storage_path;
+    let settings = volume.settings();
+    let store = &settings.storage_path;
     if dest.starts_with(store) || store.starts_with(dest) {
         return Err(Error::store(
             dest,

@@ -36,6 +36,9 @@ use state::State;
 
 use crate::format::{Ino, PageNo, Patch};
 
+/// Bytes that a lower limit takes away under one hold of the lock: at most some 600 pages.
+const LIMIT_STEP: usize = 1 << 20;
+
 /// A page of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageId {
@@ -135,6 +138,21 @@ impl Cache {
             due: Condvar::new(),
             flushed: Condvar::new(),
         }
+    }
+
+    /// Sets the limits that [`Cache::new`] was given. A lower one evicts clean pages at once, and holds for dirty ones
+    /// when these have been flushed. In steps: nobody waits for the lock until all are gone.
+    pub fn set_limits(&self, limit: usize, dirty_limit: usize) {
+        loop {
+            let mut state = self.state.lock();
+            let next = limit.max(state.limit.saturating_sub(LIMIT_STEP));
+            state.set_limits(next, dirty_limit);
+            if next == limit {
+                break;
+            }
+        }
+        self.room.notify_all();
+        self.wake();
     }
 
     /// The page, when it is in memory; counts as a use, a hit or a miss.

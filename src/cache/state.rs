@@ -98,6 +98,24 @@ impl State {
         self.limit.saturating_sub(self.used - self.lru.bytes())
     }
 
+    /// Sets the limits. Clean pages beyond are evicted; what is dirty goes as it is flushed.
+    pub fn set_limits(&mut self, limit: usize, dirty_limit: usize) {
+        (self.limit, self.dirty_limit) = (limit, dirty_limit.min(limit));
+        self.evict_for(0);
+    }
+
+    /// Evicts clean pages until `bytes` more are within the limit. False when there are too few.
+    fn evict_for(&mut self, bytes: usize) -> bool {
+        while self.used + bytes > self.limit {
+            let room = self.clean_room();
+            let Some(id) = self.lru.pop(room) else { return false };
+            if let Some(content) = self.take_clean(id) {
+                self.used -= charge(&content);
+            }
+        }
+        true
+    }
+
     /// Whether `bytes` more, that become dirty, could be admitted now by evicting clean pages.
     pub fn admits(&self, bytes: usize) -> bool {
         bytes <= self.clean_room() && (self.dirty == 0 || self.dirty + bytes <= self.dirty_limit)
@@ -108,15 +126,11 @@ impl State {
         if bytes > self.clean_room() {
             return false;
         }
-        while self.used + bytes > self.limit {
-            let room = self.clean_room();
-            let Some(id) = self.lru.pop(room) else { return false };
-            if let Some(content) = self.take_clean(id) {
-                self.used -= charge(&content);
-            }
+        let had = self.evict_for(bytes);
+        if had {
+            self.used += bytes;
         }
-        self.used += bytes;
-        true
+        had
     }
 
     /// Reserves bytes, of which so many become dirty that are reserved already. The first dirty page is

@@ -81,6 +81,33 @@ fn clean_pages_make_room_and_dirty_ones_never_do() {
 }
 
 #[test]
+fn a_lower_limit_evicts_clean_pages_at_once_and_holds_for_dirty_ones_once_they_are_flushed() {
+    let cache = Cache::new(8 << 20, 4 << 20);
+    for no in 0..1000 {
+        cache.insert(id(1, no), vec![1; PAGE], Access::Random);
+    }
+    for no in 0..100 {
+        cache.write(id(2, no), 0, &[2; PAGE], PAGE, Base::Absent).unwrap();
+    }
+    cache.set_limits(200 << 10, 100 << 10);
+    let stats = cache.stats();
+    assert_eq!(stats.used, stats.dirty, "nothing that could go is there");
+    assert_eq!(cache.dirty_pages(Ino(2)).len(), 100);
+    assert!(matches!(cache.write(id(2, 100), 0, &[2; PAGE], PAGE, Base::Absent), Err(Need::Room(_))));
+    for flush in cache.flush_file(Ino(2)) {
+        cache.finish_flush(&flush);
+    }
+    cache.write(id(2, 100), 0, &[2; PAGE], PAGE, Base::Absent).unwrap();
+    let stats = cache.stats();
+    assert!(stats.used <= stats.limit && stats.limit == 200 << 10, "{stats:?}");
+    cache.set_limits(8 << 20, 4 << 20);
+    for no in 0..1000 {
+        cache.insert(id(1, no), vec![1; PAGE], Access::Random);
+    }
+    assert!((0..1000).all(|no| cache.contains(id(1, no))));
+}
+
+#[test]
 fn a_scan_does_not_push_out_what_is_used_again() {
     let cache = Cache::new(20 * 5000, 10 * 5000);
     for _ in 0..2 {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use larder::config::{FILE_NAME, NAMES, Settings};
+use larder::config::{CHANGEABLE, FILE_NAME, NAMES, Settings};
+use larder::control::{Request, ask_with};
 use larder::error::{Error, Result};
 use larder::mount::table;
 use toml_edit::DocumentMut;
@@ -13,7 +14,8 @@ use super::at::{At, EXIT, NO, YES, to_output};
 ///
 /// Without a name all settings that apply are shown, defaults included: those of the mount where the store is
 /// mounted, else those that a mount would have now. With a name and a value the setting is written to
-/// STORE/larder.toml, for the next mount.
+/// STORE/larder.toml, for the next mount. storage-size-limit and cache-size-limit change in a mounted store at once, too;
+/// they last, unless a later mount is given others by flag or environment.
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]
 pub struct Config {
@@ -61,10 +63,20 @@ impl Config {
         }
         let text = document.to_string();
         // What would keep the store from being mounted is refused now.
-        Settings::load(&store, Some(&text), [], [])?;
+        let settings = Settings::load(&store, Some(&text), [], [])?;
+        let at_once = point.is_some() && CHANGEABLE.contains(&name.as_str());
+        if at_once {
+            let change = format!("{name}={}", settings.value_of(&name));
+            ask_with(&store, Request::Set { body: change.len() as u32 }, change.as_bytes())?;
+        }
         super::replace(&file, &text)?;
-        if point.is_some() {
-            eprintln!("{name}: written for the next mount; this one goes on as it is");
+        if at_once {
+            eprintln!("{name}: in force, and written for later mounts, unless these are given another");
+        } else if point.is_some() {
+            let names = CHANGEABLE.join(" and ");
+            eprintln!(
+                "{name}: written for the next mount; this one goes on as it is (only {names} change at once)"
+            );
         }
         Ok(YES)
     }

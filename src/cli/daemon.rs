@@ -153,6 +153,12 @@ fn handle(
             }
             json(&outcome?)
         }
+        Request::Set { .. } => {
+            let text = String::from_utf8_lossy(&client.body);
+            let missing = || Error::Config("set: NAME=VALUE is expected".to_owned());
+            let (name, value) = text.split_once('=').ok_or_else(missing)?;
+            volume.change_setting(name, value).map(|()| serde_json::Value::Null)
+        }
         Request::Umount => {
             // Most of what is dirty goes to the disk while the mount still serves.
             // Where that can no longer be done, staying mounted would not help; the last answer says so.

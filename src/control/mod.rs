@@ -7,6 +7,7 @@
 //! {"command":"sync"}     →  {"ok":null}                       once everything is durable
 //! {"command":"keys","body":N} and N bytes →  {"ok":...}      the library's; `store::remote` says what they hold
 //! {"command":"backup","body":N} and N bytes, a path →  {"progress":...}, as often as it goes on, then {"ok":...}
+//! {"command":"set","body":N} and N bytes, NAME=VALUE →  {"ok":null}  a limit is changed, until the store is closed
 //! {"command":"umount"}   →  {"ok":null}                       once unmounted, durable and closed
 //! anything else          →  {"error":"what is wrong"}         and the connection is closed
 //! ```
@@ -69,6 +70,11 @@ pub enum Request {
     },
     /// Copies the store to the directory that so many bytes behind the line name.
     Backup {
+        /// How many bytes follow.
+        body: u32,
+    },
+    /// Changes a setting: so many bytes behind the line, `NAME=VALUE`.
+    Set {
         /// How many bytes follow.
         body: u32,
     },
@@ -275,7 +281,7 @@ pub(crate) fn receive(
             break serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"))?;
         }
     };
-    let (Request::Keys { body } | Request::Backup { body }) = request else {
+    let (Request::Keys { body } | Request::Backup { body } | Request::Set { body }) = request else {
         return Ok((request, Vec::new()));
     };
     if body > MAX_BODY {

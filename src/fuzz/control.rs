@@ -23,7 +23,11 @@ pub(super) fn run(mut data: &[u8]) {
             let line = serde_json::to_vec(&request).expect("a request is written");
             assert_eq!(serde_json::from_slice::<Request>(&line).ok(), Some(request));
             assert!(line.len() as u64 <= MAX_REQUEST);
-            let (Request::Keys { body: said } | Request::Backup { body: said }) = request else { return };
+            let (Request::Keys { body: said } | Request::Backup { body: said } | Request::Set { body: said }) =
+                request
+            else {
+                return;
+            };
             assert!(said <= MAX_BODY && body.len() == said as usize);
             let end = sent.iter().position(|byte| *byte == b'\n').expect("a body follows a line") + 1;
             assert!(sent.get(end..).is_some_and(|behind| behind.starts_with(&body)));

@@ -209,7 +209,7 @@ impl Volume {
     }
 
     fn marks(&self) -> Option<Marks> {
-        self.settings.storage_size_limit.map(Marks::of)
+        self.limits.storage().map(Marks::of)
     }
 
     /// Bytes that the store takes on the disk, without the room that is reserved for content to come and with the

@@ -12,6 +12,7 @@
 //!    `reclaiming`, `compacting`: likewise. Never two of the three.
 //!    `clearing`: one thread at a time commits and gives room back. Likewise; behind `compacting`.
 //!    `saving`: one thread at a time backs the catalog up. Held over I/O; none of the others is taken under it.
+//!    `limits.changing`: one thread at a time changes limits. Likewise.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -34,6 +35,7 @@ pub(crate) mod fuzz {
     pub(crate) use super::{acl::Acl, marks::Mark};
 }
 mod janitor;
+mod limits;
 mod load;
 mod marks;
 mod moment;
@@ -72,6 +74,7 @@ use crate::shelf::uses::Uses;
 pub use chores::{Chores, Cleaned};
 pub use evict::Aligned;
 use evict::Evictor;
+use limits::Limits;
 pub use moment::Moment;
 pub use open::RESTORING;
 pub use put::{BATCH_MAX, Change, Expiry, NewFile, To, check_path};
@@ -99,7 +102,9 @@ type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// An open store.
 pub struct Volume {
+    /// As it was opened.
     settings: Settings,
+    limits: Limits,
     io: Arc<dyn Io>,
     clock: Clock,
     tree: Mutex<Tree>,
@@ -279,7 +284,7 @@ impl Volume {
     /// Leaves the segments what the store may take on the disk and the catalog does not, nor what it grows by until
     /// this is called again: with each commit, and when room is reserved.
     fn bound_segments(&self) {
-        if let Some(limit) = self.settings.storage_size_limit {
+        if let Some(limit) = self.limits.storage() {
             self.segments.set_limit(limit.saturating_sub(self.catalog_share(limit)));
         }
     }
@@ -296,7 +301,7 @@ impl Volume {
 
     /// The most bytes that wait to be given back to the disk before the next commit is made early.
     fn dead_limit(&self) -> u64 {
-        self.settings.storage_size_limit.map_or(DEAD_MAX, |limit| DEAD_MAX.min(limit / 8))
+        self.limits.storage().map_or(DEAD_MAX, |limit| DEAD_MAX.min(limit / 8))
     }
 
     /// The next frame's number. It is above those of all frames that batches up to now name, so that a frame can be told
@@ -370,7 +375,7 @@ impl Volume {
         let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
         let counters = self.tree.lock().counters;
         let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
-        let (total, free) = match self.settings.storage_size_limit {
+        let (total, free) = match self.limits.storage() {
             Some(limit) => {
                 let used = self.segments.allocated() + self.catalog_share(limit);
                 (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
@@ -385,9 +390,13 @@ impl Volume {
         self.clock.now()
     }
 
-    /// What the volume was opened with.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// The settings that apply now.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            storage_size_limit: self.limits.storage(),
+            cache_size_limit: self.limits.cache.load(Ordering::Relaxed),
+            ..self.settings.clone()
+        }
     }
 
     /// Figures for `status`.
@@ -402,10 +411,10 @@ impl Volume {
             content_bytes: counters.content,
             stored_bytes: counters.stored,
             disk_bytes: self.segments.allocated() + self.catalog_bytes(),
-            size_limit: self.settings.storage_size_limit,
+            size_limit: self.limits.storage(),
             cache_used: cache.used + metadata + catalog.table_bytes,
             cache_dirty: cache.dirty,
-            cache_limit: self.settings.cache_size_limit,
+            cache_limit: self.limits.cache.load(Ordering::Relaxed),
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             batches: catalog.batches,

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::Volume;
 use super::evict::Evictor;
+use super::limits::Limits;
 use super::names::root_record;
 use super::tree::Tree;
 use crate::cache::{Cache, PageId};
@@ -28,17 +29,17 @@ const WRITE_BACK_THREADS: usize = 2;
 pub const RESTORING: &str = "RESTORING";
 
 /// What the parts of the memory limit are for.
-struct Budget {
-    pages: usize,
-    dirty: usize,
-    tree: usize,
+pub(super) struct Budget {
+    pub pages: usize,
+    pub dirty: usize,
+    pub tree: usize,
     catalog: usize,
 }
 
 impl Budget {
     /// Half for pages of content, of which half may be dirty, the rest for metadata. The journal grows with the
     /// catalog's memory: in a store that must stay small it gets less.
-    fn of(settings: &Settings) -> Budget {
+    pub fn of(settings: &Settings) -> Budget {
         let limit = settings.cache_size_limit as usize;
         let catalog =
             settings.storage_size_limit.map_or(limit / 4, |disk| (limit / 4).min(disk as usize / 8));
@@ -96,6 +97,7 @@ impl Volume {
             listener: Default::default(),
             threads: Default::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
+            limits: Limits::of(&settings),
             settings,
         });
         if fresh {

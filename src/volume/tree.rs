@@ -335,6 +335,17 @@ impl Tree {
         self.shrink();
     }
 
+    /// The most bytes that it may take.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Sets the most bytes that it may take. What is beyond is evicted, now as far as it is not needed.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        self.shrink();
+    }
+
     /// Evicts the least recently used inodes down to the limit. Those that must stay are passed
     /// over; a few tries each time are enough, as each insertion comes here.
     fn shrink(&mut self) {

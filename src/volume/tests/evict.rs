@@ -384,3 +384,80 @@ fn a_malformed_mark_is_refused_and_a_set_one_is_listed() {
     assert_eq!(FileKind::of_mode(volume.run(|v| v.getattr(ino)).unwrap().attr.mode), FileKind::File);
     volume.close().unwrap();
 }
+
+#[test]
+fn a_lower_storage_limit_evicts_what_may_go() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    for n in 0..20 {
+        file(&volume, ROOT, &format!("{n}"), 4 << 20, n);
+    }
+    assert_eq!(names(&volume, ROOT).len(), 20);
+    volume.change_setting("storage-size-limit", "64MiB").unwrap();
+    // What the evictor does when it is woken; it may be faster.
+    let aligned = volume.align(false).unwrap();
+    let left = names(&volume, ROOT);
+    assert!((1..12).contains(&left.len()), "{left:?}");
+    assert_eq!(aligned.goal, Some(32 << 20));
+    assert_eq!(aligned.excess(), 0, "{aligned:?}");
+    volume.change_setting("storage-size-limit", "none").unwrap();
+    for n in 20..36 {
+        file(&volume, ROOT, &format!("{n}"), 4 << 20, n);
+    }
+    assert_eq!(names(&volume, ROOT).len(), left.len() + 16);
+    volume.close().unwrap();
+}
+
+#[test]
+fn below_a_lower_storage_limit_writers_find_no_room_and_all_else_goes_on() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::None, 0);
+    let kept: Vec<Ino> = (0..24).map(|n| file(&volume, ROOT, &format!("{n}"), 4 << 20, n)).collect();
+    volume.change_setting("storage-size-limit", "64MiB").unwrap();
+    let before = volume.stats().unwrap().disk_bytes;
+    let new = volume.run(|v| v.mknod(&ROOTS, ROOT, b"new", 0o644, 0)).unwrap().attr.ino;
+    let full = (0..96u64).find_map(|n| {
+        let written = volume.run(|v| v.write(new, n << 20, &noise(n, 1 << 20), false));
+        written.err()
+    });
+    assert!(matches!(full, Some(Error::NoSpace)), "{full:?}");
+    volume.sync().unwrap();
+    let after = volume.stats().unwrap().disk_bytes;
+    // The catalog notes the new file.
+    assert!(after <= before + (4 << 20), "{before} {after}");
+    assert!(read(&volume, kept[3], 0, 4 << 20) == noise(kept[3].0, 4 << 20));
+    for n in 0..24 {
+        volume.run(|v| v.unlink(ROOT, n.to_string().as_bytes())).unwrap();
+    }
+    volume.forget(new, 1);
+    volume.reclaim().unwrap();
+    volume.sync().unwrap();
+    write(&volume, new, 0, &noise(1, 1 << 20));
+    volume.close().unwrap();
+}
+
+#[test]
+fn only_limits_change_while_the_store_is_open_and_a_bad_value_changes_nothing() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let before = volume.settings().to_toml();
+    for (name, value) in [
+        ("commit-interval", "2s"),
+        ("cache-eviction-policy", "none"),
+        ("no-such-setting", "1"),
+        ("cache-size-limit", "1MiB"),
+        ("storage-size-limit", "1MiB"),
+        ("storage-size-limit", "much"),
+    ] {
+        let refused = volume.change_setting(name, value);
+        assert!(matches!(refused, Err(Error::Config(_))), "{name}: {refused:?}");
+    }
+    assert_eq!(volume.settings().to_toml(), before);
+    for n in 0..2000 {
+        make(&volume, &n.to_string());
+    }
+    volume.change_setting("cache-size-limit", "16MiB").unwrap();
+    assert_eq!(volume.stats().unwrap().cache_limit, 16 << 20);
+    assert!(volume.stats().unwrap().cache_used <= 16 << 20);
+    volume.close().unwrap();
+}
