@@ -14,6 +14,7 @@
 //! worked on. So whatever it refers to is asked for in this way first, and what it keeps counts as used just now.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,13 @@ use super::Volume;
 use super::draft::Draft;
 use super::marks::Marks as Allowed;
 use super::names::drop_name;
+use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::config::Policy;
 use crate::error::{Error, Result};
 use crate::format::{Ino, InodeRecord, Kind, Links, UseRecord, decode, encode, keys};
-use crate::shelf::eviction::{Candidate, Rank, merge, rank};
+use crate::shelf::eviction::{Candidate, Rank, hits_at, merge, rank};
 use crate::shelf::places::Places;
 
 /// How often the evictor looks how much is taken. Whoever reserves room wakes it before.
@@ -596,11 +598,30 @@ impl Volume {
                 volume.ready()?;
                 let mut draft = Draft::default();
                 records.iter().cloned().for_each(|(key, value)| draft.batch.put(key, value));
-                volume.commit(&mut volume.tree.lock(), draft)?;
+                let mut tree = volume.tree.lock();
+                volume.commit(&mut tree, draft)?;
+                tree.uses_written += 1;
+                for (ino, _) in part {
+                    if let Some(inode) = tree.peek_mut(*ino) {
+                        inode.used = None;
+                    }
+                }
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    /// How often a file was used, of late more than long ago: what is recorded and what is noted since. `NoAttribute`
+    /// where no uses are kept.
+    pub(super) fn hits(&self, tree: &mut Tree, ino: Ino, now: Time) -> Step<u32> {
+        let inode = tree.get(ino)?;
+        if inode.rec.kind() != Kind::File || !self.uses_kept.load(Ordering::Relaxed) {
+            return Err(Error::NoAttribute.into());
+        }
+        let recorded = inode.used.as_ref().ok_or(Pause::Wait(Need::Use(ino)))?;
+        let noted = self.uses.lock().get(ino);
+        Ok(hits_at(noted.map_or(**recorded, |noted| merge(**recorded, noted)), now))
     }
 
     /// All names of an inode.

@@ -22,6 +22,7 @@ impl Volume {
             Need::Entry(dir, name) => self.load_entry(dir, &name),
             Need::Entries(dir, after) => self.load_entries(dir, after),
             Need::Attributes(ino) => self.load_attributes(ino),
+            Need::Use(ino) => self.load_use(ino),
             Need::Extents(ino, from, to) => self.load_extents(ino, from, to),
             Need::Page(ino, no) => self.load_page(ino, no, Access::Random).map(drop),
             Need::Memory(bytes) => {
@@ -51,6 +52,19 @@ impl Volume {
     /// An inode's record from the catalog.
     pub(super) fn read_inode(&self, ino: Ino) -> Result<Option<InodeRecord>> {
         self.engine.get(&keys::inode(ino))?.map(|value| decode(&value, "inode record")).transpose()
+    }
+
+    fn load_use(&self, ino: Ino) -> Result<()> {
+        let written = self.tree.lock().uses_written;
+        let value = self.engine.get(&keys::usage(ino))?;
+        let used = value.map(|value| decode(&value, "use record")).transpose()?.unwrap_or_default();
+        let mut tree = self.tree.lock();
+        if tree.uses_written == written
+            && let Ok(inode) = tree.get(ino)
+        {
+            inode.used = Some(Box::new(used));
+        }
+        Ok(())
     }
 
     fn load_entry(&self, dir: Ino, name: &[u8]) -> Result<()> {

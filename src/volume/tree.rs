@@ -14,7 +14,7 @@ use crate::error::Error;
 pub(super) use crate::format::name_hash as hash_of;
 use crate::format::{
     Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, PageNo, PageRecord,
-    SLOT_BITS, SegmentId,
+    SLOT_BITS, SegmentId, UseRecord,
 };
 
 /// What an inode in memory costs beside its variable parts.
@@ -37,6 +37,8 @@ pub(super) struct Inode {
     pub dirty: bool,
     /// Extended attributes by name, when they are in memory.
     pub xattrs: Option<Attributes>,
+    /// The record of its use, when it was asked for; the default where there is none.
+    pub used: Option<Box<UseRecord>>,
     /// Entries in memory, of a directory.
     pub entries: Option<Box<Entries>>,
     /// Page records of a range, when they were asked for; void once `version` has changed.
@@ -149,6 +151,7 @@ impl Inode {
             rec,
             dirty: false,
             xattrs: None,
+            used: None,
             entries: None,
             extents: None,
             version,
@@ -184,6 +187,8 @@ pub(super) struct Tree {
     pub gone: Option<Time>,
     /// The catalog has another `gone`, or none: the next batch that is journalled brings this one.
     pub gone_is_due: bool,
+    /// Changes whenever records of use are written.
+    pub uses_written: u64,
     pub refs: Refs,
     pub counters: CounterRecord,
     /// Live bytes of each segment.
@@ -212,6 +217,7 @@ impl Tree {
             loading: HashMap::new(),
             gone: None,
             gone_is_due: false,
+            uses_written: 0,
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),
@@ -278,6 +284,11 @@ impl Tree {
 
     pub fn peek(&self, ino: Ino) -> Option<&Inode> {
         self.inodes.peek(&ino).map(|inode| &**inode)
+    }
+
+    /// An inode, when it is in memory; counts as no use of it.
+    pub fn peek_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
+        self.inodes.peek_mut(&ino).map(|inode| &mut **inode)
     }
 
     /// An inode in memory, whatever it is.

@@ -31,6 +31,8 @@ pub enum Need {
     Entries(Ino, u64),
     /// An inode's extended attributes in memory.
     Attributes(Ino),
+    /// An inode's record of use in memory.
+    Use(Ino),
     /// A page in memory.
     Page(Ino, PageNo),
     /// The page records of an inode in memory, of the pages from the first to before the second.

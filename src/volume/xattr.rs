@@ -38,6 +38,7 @@ enum Own {
     Stored,
     Ratio,
     Cached,
+    Hits,
 }
 
 impl Own {
@@ -56,6 +57,7 @@ impl Own {
             Own::Stored,
             Own::Ratio,
             Own::Cached,
+            Own::Hits,
         ];
         all.into_iter().find(|own| own.name().as_bytes() == rest).map(Some).ok_or(Error::NoAttribute)
     }
@@ -71,6 +73,7 @@ impl Own {
             Own::Stored => "stored",
             Own::Ratio => "ratio",
             Own::Cached => "cached",
+            Own::Hits => "hits",
         }
     }
 
@@ -92,7 +95,8 @@ impl Own {
             }),
             Own::Touch => Some(shelf::format_expires(rec.atime)),
             Own::Cached if rec.kind() == Kind::File => Some(cached().to_string()),
-            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached => None,
+            // Of a file, [`Volume::hits`] tells.
+            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached | Own::Hits => None,
         }
     }
 }
@@ -102,8 +106,12 @@ impl Volume {
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Step<Vec<u8>> {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
+        let own = Own::of(name)?;
+        if own == Some(Own::Hits) {
+            return Ok(self.hits(&mut tree, ino, now)?.to_string().into_bytes());
+        }
         let inode = tree.get(ino)?;
-        if let Some(own) = Own::of(name)? {
+        if let Some(own) = own {
             let value = own.value(inode, now, || self.cache.pages_of(ino));
             return Ok(value.ok_or(Error::NoAttribute)?.into_bytes());
         }
@@ -180,7 +188,9 @@ impl Volume {
         if let Some(own) = Own::of(name)? {
             let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
             match own {
-                Own::Touch | Own::Stored | Own::Ratio | Own::Cached => return Err(Error::NotPermitted.into()),
+                Own::Touch | Own::Stored | Own::Ratio | Own::Cached | Own::Hits => {
+                    return Err(Error::NotPermitted.into());
+                }
                 _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
                 Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
@@ -237,7 +247,7 @@ impl Volume {
         let inode = tree.get(ino)?;
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         let (expires, period) = match own {
-            Own::Stored | Own::Ratio | Own::Cached => return Err(Error::NotPermitted.into()),
+            Own::Stored | Own::Ratio | Own::Cached | Own::Hits => return Err(Error::NotPermitted.into()),
             Own::Touch => {
                 let what = shelf::parse_touch(text)?;
                 rec.atime = now;

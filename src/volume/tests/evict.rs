@@ -461,3 +461,51 @@ fn only_limits_change_while_the_store_is_open_and_a_bad_value_changes_nothing() 
     assert!(volume.stats().unwrap().cache_used <= 16 << 20);
     volume.close().unwrap();
 }
+
+#[test]
+fn hits_counts_uses_that_are_recorded_and_those_that_are_not_yet_and_forgets_them_in_days() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    let ino = file(&volume, ROOT, "file", 10_000, 10);
+    let hits = |volume: &Volume| {
+        let value = volume.run(|v| v.getxattr(ino, b"user.larder.hits")).unwrap();
+        String::from_utf8(value).unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(hits(&volume), 0);
+    for second in 20..23 {
+        look_up(&volume, "file", second);
+    }
+    // Within the second of the last one.
+    volume.run(|v| v.read(ino, 0, 10, &mut Vec::new())).unwrap();
+    assert_eq!(hits(&volume), 3);
+    volume.record_uses().unwrap();
+    assert_eq!(hits(&volume), 3);
+    look_up(&volume, "file", 30);
+    assert_eq!(hits(&volume), 4);
+    volume.record_uses().unwrap();
+    assert_eq!(hits(&volume), 4);
+    let set = volume.run(|v| v.setxattr(&ROOTS, ino, b"user.larder.hits", b"9", 0));
+    assert!(matches!(set, Err(Error::NotPermitted)), "{set:?}");
+    let removed = volume.run(|v| v.removexattr(&ROOTS, ino, b"user.larder.hits"));
+    assert!(matches!(removed, Err(Error::NotPermitted)), "{removed:?}");
+    let of_directory = volume.run(|v| v.getxattr(ROOT, b"user.larder.hits"));
+    assert!(matches!(of_directory, Err(Error::NoAttribute)), "{of_directory:?}");
+    assert_eq!(volume.run(|v| v.listxattr(ino)).unwrap(), b"");
+    volume.close().unwrap();
+    drop(volume);
+    let volume = evicting(store.path(), Policy::Lru, 30 + 86_400);
+    assert_eq!(hits(&volume), 2);
+    at(&volume, 30 + 4 * 86_400);
+    assert_eq!(hits(&volume), 0);
+    volume.close().unwrap();
+}
+
+#[test]
+fn without_eviction_there_are_no_hits_to_be_told() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let ino = make(&volume, "file");
+    let none = volume.run(|v| v.getxattr(ino, b"user.larder.hits"));
+    assert!(matches!(none, Err(Error::NoAttribute)), "{none:?}");
+    volume.close().unwrap();
+}
