@@ -12,7 +12,7 @@
 //! one rename: interrupted anywhere, all is there to begin anew. Of frames nothing is taken that the backup or the journal
 //! know: which of those are alive they say themselves.
 //!
-//! Memory: some 60 bytes a frame, and what the journal has.
+//! Memory: some 150 bytes a frame, and what the journal has.
 
 use std::collections::HashSet;
 use std::ops::Range;
