@@ -124,3 +124,29 @@ fn row(places: &BTreeMap<u64, Place>, durable: u64) -> Option<(u64, u64)> {
     }
     rows.iter().rev().find(|(first, last)| (*first..=*last).contains(&durable)).or(rows.last()).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records with the number of the file that each was written under.
+    fn places(records: &[(u64, u64)]) -> BTreeMap<u64, Place> {
+        records.iter().map(|(seq, number)| (*seq, Place { number: *number, file: 0, offset: 0 })).collect()
+    }
+
+    #[test]
+    fn what_a_recovery_cut_off_is_not_taken_for_what_came_behind() {
+        // Records 5 and 6 were cut off in file 1; 3 and 4 are newer.
+        let found = places(&[(1, 1), (2, 1), (3, 2), (4, 2), (5, 1), (6, 1)]);
+        assert_eq!(row(&found, 4), Some((1, 4)));
+    }
+
+    #[test]
+    fn the_row_is_that_of_the_newest_durable_record_and_else_the_last() {
+        let found = places(&[(1, 1), (2, 1), (4, 1), (5, 1)]);
+        assert_eq!(row(&found, 2), Some((1, 2)));
+        assert_eq!(row(&found, 4), Some((4, 5)));
+        assert_eq!(row(&found, 9), Some((4, 5)));
+        assert_eq!(row(&BTreeMap::new(), 0), None);
+    }
+}
