@@ -1,4 +1,4 @@
-//! What fuzzing asks of the journal: two files of any bytes, as a replay finds them.
+//! What fuzzing asks of the journal: two files of any bytes, as a replay finds them, and a rebuild of the catalog.
 //!
 //! ```text
 //! flags u8 │ reached u8 │ where the first file ends, u16 │ the bytes of both
@@ -12,13 +12,9 @@ use std::sync::atomic::AtomicU64;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Batch;
-use super::journal::{self, JournalFile, Kind};
+use super::journal::{self, ALIGN, HEADER, JournalFile, Kind};
 use crate::error::Error;
 use crate::fuzz::{Bytes, put, take_byte, u32_at};
-
-/// Bytes of a record ahead of its payload, and what records begin at multiples of.
-const HEADER: usize = 32;
-const ALIGN: usize = 8;
 
 /// The numbers of the two files.
 const NUMBERS: [u64; 2] = [3, 9];
@@ -28,41 +24,45 @@ pub(crate) fn run(mut data: &[u8]) {
     let cut = usize::from(u16::from_le_bytes([take_byte(&mut data), take_byte(&mut data)]));
     let (first, second) = data.split_at(cut.min(data.len()));
     let mend = flags & 1 != 0;
-    let files: Vec<Vec<u8>> = [first, second]
+    let bytes: Vec<Vec<u8>> = [first, second]
         .into_iter()
         .zip(NUMBERS)
         .map(|(bytes, number)| if mend { mended(bytes, number) } else { bytes.to_vec() })
         .collect();
+    let files = opened(&bytes);
     // How many batches behind the last mark have all their frames.
     let whole = usize::from(flags >> 2 & 7);
+    recalled(&files, whole);
     let plain = replay(&files, reached, false, whole);
     let salvaged = replay(&files, reached, true, whole);
     match (plain, salvaged) {
         (Ok(plain), Ok(salvaged)) => {
             assert_eq!(plain, salvaged, "salvage changes what nothing is wrong with");
-            in_order(&files, reached, &plain);
+            in_order(&bytes, reached, &plain);
         }
-        (Err(Error::Damaged(_)), Ok(salvaged)) => in_order(&files, reached, &salvaged),
+        (Err(Error::Damaged(_)), Ok(salvaged)) => in_order(&bytes, reached, &salvaged),
         // A sound record that is not understood: never passed over.
         (Err(Error::Damaged(_)), Err(Error::Damaged(_))) => {}
         other => panic!("{other:?}"),
     }
 }
 
-/// Puts the checksums of all that begins as a record right; but those that end with all bits set are left wrong.
+/// Puts the checksums of all that begins as a record right; but those that end with all bits set are left wrong, and one
+/// that ends with all but the last is that of the file's life before.
 fn mended(bytes: &[u8], number: u64) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let mut at = 0;
     while let Some(header) = bytes.get(at..at + HEADER) {
-        let (marked, spoilt) = (header.get(8..10) == Some(b"LJ"), header.get(7) == Some(&0xff));
+        let (marked, last) = (header.get(8..10) == Some(b"LJ"), header.get(7).copied());
         let length = u32_at(header, 12).unwrap_or_default() as usize;
         let end = at.saturating_add(HEADER).saturating_add(length);
         if !marked || bytes.len() < end {
             at += ALIGN;
             continue;
         }
+        let number = if last == Some(0xfe) { number - 1 } else { number };
         let sum = xxh3_64_with_seed(bytes.get(at + 8..end).unwrap_or_default(), number);
-        if !spoilt {
+        if last != Some(0xff) {
             put(&mut bytes, at, &sum.to_le_bytes());
         }
         at = end.next_multiple_of(ALIGN);
@@ -74,12 +74,53 @@ type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 /// What a replay applies, and the number of the last record in its row.
 fn replay(
-    files: &[Vec<u8>],
+    files: &[Arc<JournalFile>],
     reached: u64,
     salvage: bool,
     whole: usize,
 ) -> Result<(Vec<Changes>, u64), Error> {
-    let files: Vec<Arc<JournalFile>> = files
+    let mut applied = Vec::new();
+    let mut apply = |batch: Batch| applied.push(batch.changes);
+    let replayed = journal::replay(files, reached, salvage, &mut first(whole), &mut apply)?;
+    assert!(replayed.last >= reached, "the row ends before it begins");
+    assert!(!replayed.clean || replayed.last == reached, "nothing was there, and was read");
+    Ok((applied, replayed.last))
+}
+
+/// What a rebuild applies are batches of the row that it tells, each of which can be written and reads the same.
+fn recalled(files: &[Arc<JournalFile>], whole: usize) {
+    let mut applied = 0;
+    let mut apply = |batch: Batch| {
+        applied += 1;
+        let mut draft = journal::batch(&batch).expect("a batch that was read fits a record");
+        let again = journal::parse(draft.finish(4, 5, 2), 4).expect("a record that was written");
+        let there = journal::read_batch(again.payload).map(|batch| batch.changes);
+        assert_eq!(there, Some(batch.changes), "it reads otherwise");
+    };
+    match journal::recall(files, &mut first(whole), &mut apply) {
+        Ok(None) => assert_eq!(applied, 0, "changes of no row"),
+        Ok(Some((first, last))) => {
+            let records = (u128::from(last) + 1).checked_sub(u128::from(first));
+            assert!(
+                records.is_some_and(|records| applied <= records),
+                "{applied} batches of {first} to {last}"
+            );
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// That so many batches have all their frames.
+fn first(mut whole: usize) -> impl FnMut(&Batch) -> Result<bool, Error> {
+    move |_| {
+        let is = whole > 0;
+        whole = whole.saturating_sub(1);
+        Ok(is)
+    }
+}
+
+fn opened(files: &[Vec<u8>]) -> Vec<Arc<JournalFile>> {
+    files
         .iter()
         .zip(NUMBERS)
         .map(|(bytes, number)| {
@@ -90,19 +131,7 @@ fn replay(
                 len: AtomicU64::new(bytes.len() as u64),
             })
         })
-        .collect();
-    let mut left = whole;
-    let mut verify = |_: &Batch| {
-        let is = left > 0;
-        left = left.saturating_sub(1);
-        Ok(is)
-    };
-    let mut applied = Vec::new();
-    let mut apply = |batch: Batch| applied.push(batch.changes);
-    let replayed = journal::replay(&files, reached, salvage, &mut verify, &mut apply)?;
-    assert!(replayed.last >= reached, "the row ends before it begins");
-    assert!(!replayed.clean || replayed.last == reached, "nothing was there, and was read");
-    Ok((applied, replayed.last))
+        .collect()
 }
 
 /// What was applied are the batches of the row, from its start and in order; each can be written, and reads the same.

@@ -19,6 +19,9 @@ const FILL: usize = 256 << 10;
 /// What is read of a file at a time, unless a record is longer, bytes.
 const WINDOW: usize = 1 << 20;
 
+/// Room that was never written to is passed over so many bytes at a time; a record does not begin with zeros.
+const EMPTY: [u8; 4096] = [0; 4096];
+
 /// An open journal file.
 #[derive(Debug)]
 pub(in crate::catalog) struct JournalFile {
@@ -77,6 +80,17 @@ impl Reader<'_> {
             self.start = at;
         }
         Ok(self.window.get((at - self.start) as usize..).unwrap_or_default())
+    }
+
+    /// Where something may stand, from `at` on; none where there are but zeros.
+    pub fn used(&mut self, mut at: u64) -> Result<Option<u64>> {
+        while at < self.of.len() {
+            if !self.bytes(at, EMPTY.len())?.starts_with(&EMPTY) {
+                return Ok(Some(at));
+            }
+            at += EMPTY.len() as u64;
+        }
+        Ok(None)
     }
 
     /// The record at `at`, when a whole and sound one is there.

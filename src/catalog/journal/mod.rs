@@ -27,4 +27,4 @@ pub(super) use replay::replay;
 pub(super) use writer::Writer;
 
 #[cfg(feature = "testing")]
-pub(super) use record::{Kind, parse, read_batch};
+pub(super) use record::{ALIGN, HEADER, Kind, parse, read_batch};

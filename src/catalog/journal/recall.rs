@@ -15,9 +15,6 @@ use crate::error::Result;
 /// Earlier numbers of a file that are tried: a file comes by again after some four others.
 const LIVES: u64 = 64;
 
-/// Room without records is passed over so many bytes at a time.
-const EMPTY: [u8; 4096] = [0; 4096];
-
 /// Where a sound record lies.
 #[derive(Clone, Copy)]
 struct Place {
@@ -52,13 +49,13 @@ pub(in crate::catalog) fn recall(
             }),
         });
         if understood.is_none() {
-            last = seq - 1;
+            last = seq.saturating_sub(1);
             break;
         }
     }
     for (seq, batch) in pending {
         if !verify(&batch)? {
-            last = seq - 1;
+            last = seq.saturating_sub(1);
             break;
         }
         apply(batch);
@@ -79,11 +76,8 @@ fn places(files: &[Arc<JournalFile>]) -> Result<(BTreeMap<u64, Place>, u64)> {
     for (file, of) in files.iter().enumerate() {
         let mut bytes = of.reader();
         let (mut at, mut last) = (0, of.number);
-        while at < of.len() {
-            if bytes.bytes(at, EMPTY.len())?.starts_with(&EMPTY) {
-                at += EMPTY.len() as u64;
-                continue;
-            }
+        while let Some(place) = bytes.used(at)? {
+            at = place;
             let Some(size) = record::peek_size(bytes.bytes(at, HEADER)?) else {
                 at += ALIGN as u64;
                 continue;
@@ -117,7 +111,11 @@ fn row(places: &BTreeMap<u64, Place>, durable: u64) -> Option<(u64, u64)> {
     let mut before: Option<(u64, u64)> = None;
     for (seq, place) in places {
         match (rows.last_mut(), before) {
-            (Some(row), Some((last, number))) if last + 1 == *seq && number <= place.number => row.1 = *seq,
+            (Some(row), Some((last, number)))
+                if last.checked_add(1) == Some(*seq) && number <= place.number =>
+            {
+                row.1 = *seq
+            }
             _ => rows.push((*seq, *seq)),
         }
         before = Some((*seq, place.number));

@@ -23,10 +23,10 @@ use crate::catalog::Batch;
 use crate::error::{Error, Result};
 
 /// Bytes ahead of the payload.
-pub(super) const HEADER: usize = 32;
+pub(in crate::catalog) const HEADER: usize = 32;
 
 /// Records begin at multiples of this, so that they can be looked for behind a hole.
-pub(super) const ALIGN: usize = 8;
+pub(in crate::catalog) const ALIGN: usize = 8;
 
 const MAGIC: [u8; 3] = [b'L', b'J', 1];
 

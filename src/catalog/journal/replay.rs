@@ -12,9 +12,6 @@ use super::record::{self, ALIGN, HEADER, Kind};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 
-/// Room that was never written to is passed over so many bytes at a time; a record does not begin with zeros.
-const EMPTY: [u8; 4096] = [0; 4096];
-
 /// What a journal held.
 #[derive(Debug)]
 pub(in crate::catalog) struct Replayed {
@@ -127,11 +124,8 @@ impl Row {
         if at > 0 || self.end.0.is_empty() {
             self.end = (file.path.display().to_string(), at);
         }
-        while at < file.len() {
-            if bytes.bytes(at, EMPTY.len())?.starts_with(&EMPTY) {
-                at += EMPTY.len() as u64;
-                continue;
-            }
+        while let Some(there) = bytes.used(at)? {
+            at = there;
             let found = match record::peek_seq(bytes.bytes(at, HEADER)?) {
                 // Cheap first: a file's earlier life is full of records, all of them older.
                 Some(seq) if seq >= self.next => bytes.record(at)?,
