@@ -436,6 +436,21 @@ impl Segments for LocalSegments {
         }
     }
 
+    fn finish(&self) {
+        let _changing = self.changing.lock();
+        let room = self.with_state(|state| std::mem::take(&mut state.room));
+        for open in room.all() {
+            let done = if open.used == HEADER_LEN {
+                self.files.remove(open.id, Some(open.file.clone()))
+            } else {
+                self.files.cut(open.id, &open.file, open.used)
+            };
+            if let Err(error) = done {
+                log::warn!("closing {}: {error}", self.files.name(open.id));
+            }
+        }
+    }
+
     fn list(&self) -> Result<Vec<SegmentInfo>> {
         let mut infos: Vec<(SegmentInfo, Option<Arc<dyn File>>)> = {
             let state = self.state.lock();
@@ -453,17 +468,8 @@ impl Segments for LocalSegments {
 }
 
 impl Drop for LocalSegments {
-    /// Gives back what open segments do not use. Without it (a crash) the next opening does.
+    /// Of a store that was not closed. Without it (a crash) the next opening does it.
     fn drop(&mut self) {
-        for open in self.state.get_mut().room.all() {
-            let done = if open.used == HEADER_LEN {
-                self.files.remove(open.id, Some(open.file.clone()))
-            } else {
-                self.files.cut(open.id, &open.file, open.used)
-            };
-            if let Err(error) = done {
-                log::warn!("closing {}: {error}", self.files.name(open.id));
-            }
-        }
+        self.finish();
     }
 }

@@ -76,6 +76,8 @@ pub trait Segments: Send + Sync {
     fn remove(&self, id: SegmentId) -> Result<()>;
     /// Closes a segment for appending, so that it can be compacted.
     fn close(&self, id: SegmentId) -> Result<()>;
+    /// Gives back what is reserved. Nothing is appended from then on: others may open the store.
+    fn finish(&self);
     /// All segments, by number.
     fn list(&self) -> Result<Vec<SegmentInfo>>;
 }

@@ -257,6 +257,8 @@ impl Volume {
         } else {
             Ok(())
         };
+        // Before others may have it: nothing of this store is touched by whoever lets go of the volume later.
+        self.segments.finish();
         drop(lock);
         synced.and(closed)
     }

@@ -227,3 +227,23 @@ fn what_could_not_be_journalled_has_not_happened_in_memory_either() {
         drop(volume.close());
     }
 }
+
+#[test]
+fn who_lets_go_of_a_closed_store_later_takes_nothing_from_who_has_opened_it_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = real(dir.path());
+    // Room is reserved for it, in a segment that nothing is appended to.
+    let ino = make(&before, "brief");
+    write(&before, ino, 0, &noise(1, 3000));
+    resize(&before, ino, 0);
+    before.close().unwrap();
+    let now = real(dir.path());
+    drop(before);
+    let ino = make(&now, "kept");
+    write(&now, ino, 0, &noise(2, 3000));
+    now.sync().unwrap();
+    now.close().unwrap();
+    let later = real(dir.path());
+    assert_eq!(read(&later, ino, 0, 3000), noise(2, 3000));
+    later.close().unwrap();
+}
