@@ -46,6 +46,16 @@ pub enum Error {
     /// No room on the disk, or the store's size limit is reached.
     #[error("no space left in the store")]
     NoSpace,
+    /// The limit of a directory above is reached (`user.larder.size-limit`, EDQUOT).
+    #[error(
+        "the size limit of the directory, or of one above, is reached: remove something below it, or raise its size-limit"
+    )]
+    QuotaExceeded,
+    /// What cannot go from below one size limit to below another, as its parts would have to be counted anew (EXDEV).
+    #[error(
+        "a directory, or a file with several names, cannot be moved or linked from one size limit to another: copy it"
+    )]
+    CrossesQuota,
     /// No such attribute.
     #[error("no such attribute")]
     NoAttribute,

@@ -18,6 +18,7 @@
 //! 'F' segment offset ino page   → u32, bytes of a possibly shared frame that one owner gave up
 //! 'S' segment                   → SegmentRecord: live bytes
 //! 'U' ino                       → UseRecord: when it was used last, and how often; there once eviction is on
+//! 'Q' ino(dir)                  → u64, the most bytes on disk that the files below may take
 //! 'C'                           → CounterRecord
 //! 'G'                           → Time: what expires up to then has been reported gone, and not all of it is removed
 //! ```
@@ -465,6 +466,8 @@ pub mod keys {
     pub const RELEASE: u8 = b'F';
     /// The tag of use records.
     pub const USE: u8 = b'U';
+    /// The tag of limits of directories.
+    pub const QUOTA: u8 = b'Q';
     /// The tag of segment records.
     pub const SEGMENT: u8 = b'S';
 
@@ -536,7 +539,7 @@ pub mod keys {
         Some((secs as i64, Ino(u64::from_be_bytes(key.get(9..17)?.try_into().ok()?))))
     }
 
-    /// The inode in the key of a reclaim mark or of an inode.
+    /// The inode in the key of a reclaim mark, of a limit or of an inode.
     pub fn ino_of(key: &[u8]) -> Option<Ino> {
         Some(Ino(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)))
     }
@@ -567,6 +570,11 @@ pub mod keys {
     /// `UseRecord`.
     pub fn usage(ino: Ino) -> Key {
         key(USE, &[&ino.0.to_be_bytes()])
+    }
+
+    /// The limit of a directory.
+    pub fn quota(dir: Ino) -> Key {
+        key(QUOTA, &[&dir.0.to_be_bytes()])
     }
 
     /// `SegmentRecord`.

@@ -10,7 +10,7 @@
 mod support;
 
 use std::fs;
-use std::io::{ErrorKind, Read, Seek};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -158,6 +158,52 @@ fn what_is_made_where_a_directory_says_so_goes_by_itself_and_cp_carries_that_alo
     assert_eq!(refused.raw_os_error(), Some(nix::libc::EINVAL));
     succeeds(std::process::Command::new("cp").arg("-a").args([&brief, &mounted.at("copy")]));
     assert_eq!(sys::getxattr(&mounted.at("copy"), b"user.larder.default-ttl").unwrap(), b"1");
+    mounted.umount();
+    is_sound(&mounted);
+}
+
+#[test]
+fn below_a_size_limit_programs_get_edquot_and_df_tells_what_is_left() {
+    let Some(mut mounted) = Mounted::with(&["--cache-size-limit", "32MiB"]) else { return };
+    let (dir, other) = (mounted.at("limited/deep"), mounted.at("other"));
+    fs::create_dir_all(&dir).unwrap();
+    fs::create_dir(&other).unwrap();
+    let limited = mounted.at("limited");
+    sys::setxattr(&limited, b"user.larder.size-limit", b"4MiB", 0).unwrap();
+    let errno = |done: std::io::Result<()>| done.unwrap_err().raw_os_error();
+    let mut file = fs::File::create(dir.join("file")).unwrap();
+    let mut written = 0;
+    let full = loop {
+        match file.write_all(&noise(written, 64 << 10)).and_then(|()| file.sync_data()) {
+            Ok(()) => written += 64 << 10,
+            Err(error) => break error.raw_os_error(),
+        }
+    };
+    assert_eq!(full, Some(nix::libc::EDQUOT));
+    assert!((3 * MIB..=4 * MIB).contains(&written), "{written} bytes were written");
+    drop(file);
+    let room = nix::sys::statvfs::statvfs(&dir).unwrap();
+    assert_eq!(room.blocks() * room.fragment_size(), 4 * MIB);
+    assert!(room.blocks_available() * room.fragment_size() <= 4 * MIB - written);
+    let whole = nix::sys::statvfs::statvfs(&other).unwrap();
+    assert!(whole.blocks() * whole.fragment_size() > 4 * MIB);
+    // What is below does not leave with its directory, and a file does not come in where there is no room.
+    assert_eq!(errno(fs::rename(&dir, other.join("deep"))), Some(nix::libc::EXDEV));
+    assert_eq!(errno(fs::hard_link(dir.join("file"), other.join("name"))), Some(nix::libc::EXDEV));
+    fs::write(other.join("file"), noise(1, MIB)).unwrap();
+    assert_eq!(errno(fs::rename(other.join("file"), dir.join("second"))), Some(nix::libc::EDQUOT));
+    mounted.remount();
+    assert_eq!(sys::getxattr(&limited, b"user.larder.size-limit").unwrap(), (4 * MIB).to_string().as_bytes());
+    assert_eq!(errno(fs::write(dir.join("more"), noise(2, MIB))), Some(nix::libc::EDQUOT));
+    // mv copies what cannot be renamed; then there is room again.
+    succeeds(std::process::Command::new("mv").args([&dir, &other.join("deep")]));
+    assert_eq!(fs::metadata(other.join("deep/file")).unwrap().len(), written);
+    let three = |seed| (seed..seed + 3).flat_map(|n| noise(n, MIB)).collect::<Vec<_>>();
+    fs::write(limited.join("more"), three(2)).unwrap();
+    let told =
+        larder(["mark", "--store", mounted.store().to_str().unwrap(), "limited", "--size-limit", "none"]);
+    assert!(told.status.success(), "{told:?}");
+    fs::write(limited.join("most"), three(5)).unwrap();
     mounted.umount();
     is_sound(&mounted);
 }

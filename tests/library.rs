@@ -620,7 +620,7 @@ fn marks_are_set_read_and_taken_back_on_keys_directories_and_the_whole_store() {
             assert_eq!(store.marks(key).unwrap(), Marks::default(), "{key:?}");
             store.mark(key, Mark::Evictable(Some(true))).unwrap();
             store.mark(key, Mark::Pinned(Some(false))).unwrap();
-            let both = Marks { evictable: Some(true), pinned: Some(false), default_ttl: None };
+            let both = Marks { evictable: Some(true), pinned: Some(false), ..Marks::default() };
             assert_eq!(store.marks(key).unwrap(), both.clone(), "{key:?}");
             store.mark(key, Mark::Pinned(None)).unwrap();
             store.mark(key, Mark::Pinned(None)).unwrap();

@@ -268,15 +268,15 @@ impl Engine for LocalCatalog {
         index.get(key)
     }
 
-    fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+    fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<Seq> {
         if table::is_empty_range(&range) {
-            return Ok(());
+            return Ok(self.last_seq());
         }
-        let (layers, index) = {
+        let (layers, index, seq) = {
             let mut view = self.inner.view.write();
             let mut layers = view.frozen.clone().unwrap_or_default();
             layers.extend(view.table.moment(&range));
-            (layers, view.index.clone())
+            (layers, view.index.clone(), self.last_seq())
         };
         let within = |layer| table::within(layer, &range);
         let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
@@ -286,7 +286,7 @@ impl Engine for LocalCatalog {
             let (key, value) = entry?;
             while let Some(entry) = above.next_if(|(above, _)| **above < key) {
                 if !emit(entry) {
-                    return Ok(());
+                    return Ok(seq);
                 }
             }
             let more = match above.next_if(|(above, _)| **above == key) {
@@ -294,12 +294,12 @@ impl Engine for LocalCatalog {
                 None => emit((&key, &Some(value))),
             };
             if !more {
-                return Ok(());
+                return Ok(seq);
             }
         }
         // `all` stops at the first that the visitor refuses.
         above.all(emit);
-        Ok(())
+        Ok(seq)
     }
 
     fn apply(&self, batch: Batch) -> Result<Seq> {

@@ -89,9 +89,9 @@ pub trait Engine: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Value>>;
 
     /// Calls `visit` with the keys and values of a range in order until it returns false.
-    /// May wait for the disk. Sees every batch that was applied before the call, and no half of one.
-    /// `visit` must not call the engine.
-    fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()>;
+    /// May wait for the disk. Sees every batch that was applied before the call, and no half of one; returns the number of
+    /// the newest that it saw. `visit` must not call the engine.
+    fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<Seq>;
 
     /// Applies a batch: journals it with one write and makes it visible. It then survives the death
     /// of this process. Returns its number. Does not wait for a flush, nor for a checkpoint: callers

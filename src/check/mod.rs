@@ -159,5 +159,6 @@ fn scan(engine: &dyn Engine, tag: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Re
             visit(key, value);
         }
         true
-    })
+    })?;
+    Ok(())
 }

@@ -35,6 +35,8 @@ pub struct Node {
     pub found_pages: u32,
     pub found_stored: u64,
     pub found_xattrs: u32,
+    /// Whether it has a size limit.
+    pub limited: bool,
     /// Marks.
     pub found_orphan: bool,
     pub found_expiry: bool,
@@ -87,6 +89,7 @@ impl Node {
             found_pages: 0,
             found_stored: 0,
             found_xattrs: 0,
+            limited: false,
             found_orphan: false,
             found_expiry: false,
             walked: Walked::No,
@@ -244,6 +247,9 @@ fn settle_counts(node: &Node, report: &mut Report) {
             wrong(Severity::Warning, "marks", "marked to be reclaimed, though it is not unlinked".into())
         }
         _ => {}
+    }
+    if node.limited && !linked {
+        wrong(Severity::Warning, "marks", "it has a size limit, and is unlinked".into());
     }
     if node.expires && linked && !node.found_expiry {
         wrong(Severity::Error, "marks", "it expires, and has no mark by which that is found".into());

@@ -15,7 +15,7 @@ use crate::format::{
 };
 
 /// The tags of keys and what their lengths must be (least, most).
-const TAGS: [(u8, usize, usize); 14] = [
+const TAGS: [(u8, usize, usize); 15] = [
     (b'C', 1, 1),
     (b'D', 17, 17),
     (b'F', 21, 21),
@@ -24,6 +24,7 @@ const TAGS: [(u8, usize, usize); 14] = [
     (b'L', 18, 17 + NAME_MAX),
     (b'O', 9, 9),
     (b'P', 13, 13),
+    (b'Q', 9, 9),
     (b'R', 9, 9),
     (b'S', 5, 5),
     (b'T', 17, 17),
@@ -182,6 +183,17 @@ pub fn check(
             );
         }
     })?;
+    scan(engine, keys::QUOTA, &mut |key, value| {
+        let Some(ino) = keys::ino_of(key) else { return };
+        let mut wrong = |what: String| report.inode(Severity::Warning, "marks", ino, what, RID);
+        match nodes.get_mut(ino) {
+            Some(node) if node.is_dir() => match decode::<u64>(value, "size limit") {
+                Ok(_) => node.limited = true,
+                Err(error) => wrong(format!("its size limit: {}", unreadable(error))),
+            },
+            _ => wrong("it has a size limit, and is no directory that is there".into()),
+        }
+    })?;
     let mut marks = Vec::new();
     scan(engine, keys::EXPIRY, &mut |key, _| {
         marks.extend(keys::expiry_of(key));
@@ -209,7 +221,8 @@ fn check_keys(engine: &dyn Engine, report: &mut Report) -> Result<()> {
             report.error("catalog", format!("key {}", hex(key)), "it is none of this format", RID);
         }
         true
-    })
+    })?;
+    Ok(())
 }
 
 fn check_entries(

@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use larder::config::parse_size;
 use larder::error::{Error, Result};
 use larder::store::{Mark as Said, Store};
 
 use super::at::{At, EXIT, YES, failed};
 use super::set::expiry;
 
-/// Say what may be evicted, or how long it lives, of keys or of directories for all that is in them
+/// Say what may be evicted, how long it lives, or how much room it gets, of keys or of directories for all that is in them
 ///
-/// The nearest that says something counts: the key, else the directory that it is in, and so on. Without an option what
+/// The nearest that says something counts: the key, else the directory that it is in, and so on; of size limits all. Without an option what
 /// is said of them is shown, as JSON, an object a line. Without a key the whole store is meant.
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]
@@ -30,6 +31,9 @@ pub struct Mark {
     /// How long files live that are made below, in directories: 3600, 90m, 7d, never, or inherit
     #[arg(long, value_name = "DURATION")]
     default_ttl: Option<String>,
+    /// How much the files below may take on the disk together, in directories: a size, as 10GiB, or none
+    #[arg(long, value_name = "SIZE")]
+    size_limit: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -61,7 +65,14 @@ impl Mark {
             Some("inherit") => Some(Said::DefaultTtl(None)),
             ttl => expiry(ttl, None)?.map(|expiry| Said::DefaultTtl(Some(expiry))),
         };
-        let marks: Vec<Said> = evictable.into_iter().chain(pinned).chain(ttl).collect();
+        let bad = |why| Error::Config(format!("--size-limit: {why}"));
+        let limit = match self.size_limit.as_deref() {
+            Some("none") => Some(Said::SizeLimit(None)),
+            limit => {
+                limit.map(parse_size).transpose().map_err(bad)?.map(|limit| Said::SizeLimit(Some(limit)))
+            }
+        };
+        let marks: Vec<Said> = evictable.into_iter().chain(pinned).chain(ttl).chain(limit).collect();
         let store = self.at.open(false)?;
         let mut code = YES;
         for key in &self.keys {

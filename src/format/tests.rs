@@ -56,6 +56,7 @@ fn records_have_the_bytes_that_the_format_says() {
     let counters = CounterRecord { inodes: 2, content: 3, stored: 4, last_ino: 5 };
     golden(&counters, "02030405");
     golden(&Time(3), "06");
+    golden(&(10u64 << 30), "fd0000008002000000");
     golden(&UseRecord { at: Time(3), hits: 300 }, "06fb2c01");
 }
 
@@ -74,6 +75,7 @@ fn keys_sort_as_they_are_scanned() {
     assert_eq!(hex(&keys::patch(Ino(1), PageNo(2), 3)), "5700000000000000010000000200000003");
     assert_eq!(keys::expiry_of(&keys::expiry(7, Ino(8))), Some((7, Ino(8))));
     assert_eq!(keys::expiry(-5, Ino(8)), keys::expiry(0, Ino(8)));
+    assert_eq!(hex(&keys::quota(Ino(9))), "510000000000000009");
     assert_eq!(keys::link_of(&keys::link(Ino(1), Ino(2), b"name")), Some((Ino(2), &b"name"[..])));
     let release = keys::release(SegmentId(1), 2, Ino(3), PageNo(4));
     assert_eq!(keys::release_of(&release), Some((SegmentId(1), 2)));

@@ -19,6 +19,8 @@ pub fn errno(error: &Error) -> i32 {
         Error::TooLarge => libc::EFBIG,
         Error::TooManyLinks => libc::EMLINK,
         Error::NoSpace => libc::ENOSPC,
+        Error::QuotaExceeded => libc::EDQUOT,
+        Error::CrossesQuota => libc::EXDEV,
         Error::NoAttribute => libc::ENODATA,
         Error::NoOffset => libc::ENXIO,
         Error::Range => libc::ERANGE,
@@ -36,7 +38,7 @@ pub fn errno(error: &Error) -> i32 {
 pub fn level(error: &Error) -> Option<log::Level> {
     match error {
         Error::Damaged(_) | Error::Io { .. } => Some(log::Level::Error),
-        Error::ReadOnly(_) | Error::NoSpace => Some(log::Level::Debug),
+        Error::ReadOnly(_) | Error::NoSpace | Error::QuotaExceeded => Some(log::Level::Debug),
         // The person who wrote a malformed attribute sees EINVAL only; the log has the reason.
         Error::Invalid(_) | Error::Config(_) | Error::Store { .. } => Some(log::Level::Info),
         _ => None,

@@ -20,7 +20,7 @@ use super::counters::Request;
 use super::errno;
 use super::own;
 use crate::error::Error;
-use crate::format::{Ino, Kind};
+use crate::format::{Ino, Kind, ROOT};
 use crate::volume::{Caller, Entry, Pause, SetAttr, Volume};
 
 /// Requests that the kernel may have under way by itself: readahead and asynchronous direct I/O.
@@ -425,14 +425,15 @@ impl Filesystem for Adapter {
         self.list(Request::ReadDirPlus, ino(of), after, reply);
     }
 
-    fn statfs(&self, _: &fuser::Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _: &fuser::Request, of: INodeNo, reply: ReplyStatfs) {
+        let of = if own::is(of) { ROOT } else { ino(of) };
         let done = |reply: ReplyStatfs, s: crate::volume::StatFs| {
             let (total, free) = (s.total / BLOCK, s.free / BLOCK);
             let files = s.files.saturating_add(s.files_free);
             let name_max = crate::format::NAME_MAX as u32;
             reply.statfs(total, free, free, files, s.files_free, BLOCK as u32, name_max, BLOCK as u32);
         };
-        self.answer(Request::StatFs, [], reply, done, |volume, []| Ok(volume.statfs()?));
+        self.answer(Request::StatFs, [], reply, done, move |volume, []| volume.statfs(of));
     }
 
     fn setxattr(

@@ -15,6 +15,8 @@ pub enum Mark {
     Pinned(Option<bool>),
     /// When files that are made below a directory expire: [`Expiry::Never`], or [`Expiry::In`] some time.
     DefaultTtl(Option<Expiry>),
+    /// The most bytes that all files below a directory may take on the disk together. A limit above counts as well.
+    SizeLimit(Option<u64>),
 }
 
 /// What is said of a key or a directory itself.
@@ -26,19 +28,23 @@ pub struct Marks {
     pub pinned: Option<bool>,
     /// How long files live that are made below: seconds, or `never`.
     pub default_ttl: Option<String>,
+    /// How much the files below may take on the disk, bytes.
+    pub size_limit: Option<u64>,
 }
 
 const EVICTABLE: &str = "user.larder.evictable";
 const PINNED: &str = "user.larder.pinned";
 const DEFAULT_TTL: &str = "user.larder.default-ttl";
+const SIZE_LIMIT: &str = "user.larder.size-limit";
 
 impl Store {
     /// Marks a key or a directory. The empty key is the whole store.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]: it is not there. [`Error::NotPermitted`]: a time to live for what is made below what is no
-    /// directory. [`Error::Invalid`]: one that is none. Else as [`Store::set`].
+    /// [`Error::NotFound`]: it is not there. [`Error::NotPermitted`]: a time to live or a limit for what is made below what is
+    /// no directory. [`Error::Invalid`]: one that is none. [`Error::CrossesQuota`]: a limit for a directory in which a file
+    /// lies that has a further name elsewhere. Else as [`Store::set`].
     ///
     /// ```
     /// # use larder::store::{Mark, Store};
@@ -55,6 +61,7 @@ impl Store {
             Mark::Evictable(set) => (EVICTABLE, flag(set)),
             Mark::Pinned(set) => (PINNED, flag(set)),
             Mark::DefaultTtl(set) => (DEFAULT_TTL, set.map(ttl).transpose()?),
+            Mark::SizeLimit(set) => (SIZE_LIMIT, set.map(|bytes| bytes.to_string())),
         };
         let path = path(key.as_ref())?;
         match value {
@@ -76,7 +83,9 @@ impl Store {
         let flag = |name| Ok::<_, Error>(self.door.attribute(path, name)?.map(|value| value == b"1"));
         let default_ttl = self.door.attribute(path, DEFAULT_TTL)?;
         let default_ttl = default_ttl.map(|value| String::from_utf8_lossy(&value).into_owned());
-        Ok(Marks { evictable: flag(EVICTABLE)?, pinned: flag(PINNED)?, default_ttl })
+        let size_limit = self.door.attribute(path, SIZE_LIMIT)?;
+        let size_limit = size_limit.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+        Ok(Marks { evictable: flag(EVICTABLE)?, pinned: flag(PINNED)?, default_ttl, size_limit })
     }
 }
 

@@ -174,6 +174,7 @@ fn io_error(error: Error) -> io::Error {
     let kind = match &error {
         Error::NotFound => io::ErrorKind::NotFound,
         Error::NoSpace => io::ErrorKind::StorageFull,
+        Error::QuotaExceeded => io::ErrorKind::QuotaExceeded,
         Error::TooLarge => io::ErrorKind::FileTooLarge,
         Error::ReadOnly(_) => io::ErrorKind::ReadOnlyFilesystem,
         Error::Damaged(_) => io::ErrorKind::InvalidData,

@@ -19,7 +19,7 @@ use crate::catalog::{DumpHead, DumpReader, DumpWriter, Dumped};
 use crate::clock::Time;
 use crate::config::FILE_NAME;
 use crate::error::{Error, Result};
-use crate::format::Seq;
+use crate::format::{ROOT, Seq};
 
 /// A backup that is being written; what an interrupted one left.
 const DRAFT: &str = "catalog.new";
@@ -148,7 +148,7 @@ impl Volume {
 
     fn dump_within_limit(&self, draft: &Path) -> Result<(Seq, Dumped)> {
         // It compresses to less than the index, which has gaps.
-        let room = self.statfs()?.free;
+        let room = self.run(|volume| volume.statfs(ROOT))?.free;
         if self.engine.is_short() || room < self.engine.stats().disk_bytes {
             return Err(Error::NoSpace);
         }

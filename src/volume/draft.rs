@@ -214,6 +214,11 @@ impl Draft {
         self.removed.push(ino);
     }
 
+    /// All inodes that are to change, those that are made before what is in them.
+    pub fn inodes(&self) -> impl Iterator<Item = (Ino, &InodeRecord)> {
+        self.inodes.iter().map(|(ino, rec, _)| (*ino, rec))
+    }
+
     /// A frame that something refers to from now on.
     pub fn use_extent(&mut self, extent: Extent) {
         self.live.push((extent, true));
@@ -249,6 +254,10 @@ impl Volume {
             counters.last_ino = counters.last_ino.max(last.0);
         }
         counters.inodes -= draft.removed.len() as u64;
+
+        let bill = tree.bill(draft.inodes());
+        let ended: Vec<Ino> = draft.unlinked.iter().copied().filter(|ino| tree.quotas.has(*ino)).collect();
+        ended.iter().for_each(|dir| draft.batch.delete(keys::quota(*dir)));
 
         let mut live: Vec<(crate::format::SegmentId, u64)> = Vec::new();
         for (extent, born) in &draft.live {
@@ -365,6 +374,8 @@ impl Volume {
                 inode.recorded_size = size;
             }
         }
+        tree.pay(seq, bill);
+        ended.into_iter().for_each(|dir| tree.end_quota(dir));
         for ((dir, name, to), slot) in draft.entries.into_iter().zip(slots) {
             tree.set_entry(dir, &name, slot, to);
         }

@@ -225,7 +225,9 @@ impl Volume {
         let len = data.len() as u64;
         let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
         check_size(end, inode.rec.page_shift)?;
+        let payer = inode.payer;
         self.check_disk(len)?;
+        self.check_quota(tree, payer, None, len)?;
         let inode = tree.file(ino)?;
         let shift = inode.rec.page_shift;
         let mut rest = data;
@@ -403,8 +405,10 @@ impl Volume {
         let inode = tree.file(ino)?;
         check_size(end, inode.rec.page_shift)?;
         let size = if keep { inode.rec.size } else { inode.rec.size.max(end) };
+        let payer = inode.payer;
         if !clear {
             self.check_disk(len)?;
+            self.check_quota(&tree, payer, None, len)?;
         }
         let inode = tree.file(ino)?;
         let mut rec = inode.rec.clone();

@@ -32,6 +32,8 @@ impl Volume {
             Need::Disk(bytes) => self.reserve(bytes),
             Need::Catalog => self.engine.wait_for_room(),
             Need::Flushed(ino) => self.flush_file(ino),
+            Need::Stored(dir) => self.store_waiting(dir),
+            Need::Quota(dir) => self.begin_quota(dir),
             Need::Expired(ino) => self.expire_first(ino),
             Need::Sweep => {
                 // Also when the janitor has put it off after a failure, which is the caller's then.
@@ -41,12 +43,36 @@ impl Volume {
         }
     }
 
+    /// Brings an inode into memory, where there are limits after the directories that it is in: it counts where they do.
     fn load_inode(&self, ino: Ino) -> Result<()> {
-        let token = self.tree.lock().begin_load(ino);
-        let rec = self.read_inode(ino);
-        let found = rec.as_ref().ok().and_then(Option::clone);
-        self.tree.lock().end_load(ino, token, found);
-        rec?.map(drop).ok_or(Error::Stale)
+        let mut way = vec![ino];
+        // A directory that is not there, though something says that it is in it.
+        let mut missing = None;
+        while let Some(at) = way.pop() {
+            let token = self.tree.lock().begin_load(at);
+            let rec = self.read_inode(at);
+            let found = rec.as_ref().ok().and_then(Option::clone);
+            let dir = match &found {
+                Some(rec) if !self.tree.lock().quotas.is_empty() => self.directory_of(at, rec),
+                _ => Ok(None),
+            };
+            let mut tree = self.tree.lock();
+            let payer = match (&found, &dir) {
+                (Some(rec), Ok(Some(dir))) if missing != Some(*dir) && !way.contains(dir) && at != *dir => {
+                    tree.payer_of(rec, *dir)
+                }
+                _ => Some(None),
+            };
+            tree.end_load(at, token, found, payer);
+            drop(tree);
+            match (rec?, dir?, payer) {
+                (None, ..) if way.is_empty() => return Err(Error::Stale),
+                (None, ..) => missing = Some(at),
+                (Some(_), Some(dir), None) => way.extend([at, dir]),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// An inode's record from the catalog.
@@ -101,7 +127,7 @@ impl Volume {
             return self.load_directory(dir, version);
         }
         let (entries, _) = self.read_entries(dir, after, WINDOW)?;
-        self.load_inodes_of(&entries)?;
+        self.load_inodes_of(dir, &entries)?;
         // Once more, now that the slow part is done: the window must be of one moment.
         let Some(version) = self.tree.lock().get(dir).ok().map(|inode| inode.version) else { return Ok(()) };
         let (entries, end) = self.read_entries(dir, after, WINDOW)?;
@@ -112,7 +138,7 @@ impl Volume {
     /// All entries of a directory and the inodes that they name: who looks one up looks up others.
     fn load_directory(&self, dir: Ino, version: u64) -> Result<()> {
         let (entries, _) = self.read_entries(dir, 0, usize::MAX)?;
-        self.load_inodes_of(&entries)?;
+        self.load_inodes_of(dir, &entries)?;
         // Used just now, whatever its age: it must not make room for its own entries.
         let _ = self.tree.lock().get(dir);
         let entries = entries.into_iter().map(|(_, entry)| entry).collect();
@@ -157,14 +183,14 @@ impl Volume {
         }
     }
 
-    fn load_inodes_of(&self, entries: &[(u64, Dentry)]) -> Result<()> {
+    fn load_inodes_of(&self, dir: Ino, entries: &[(u64, Dentry)]) -> Result<()> {
         let mut wanted: Vec<Ino> = entries.iter().map(|(_, entry)| entry.ino).collect();
         wanted.sort_unstable();
         // Files that were made together have neighbouring numbers: one scan finds them.
         if let (Some(first), Some(last)) = (wanted.first(), wanted.last())
             && last.0 - first.0 < 2 * wanted.len() as u64
         {
-            return self.load_inodes_between(*first, *last, &wanted);
+            return self.load_inodes_between(dir, *first, *last, &wanted);
         }
         for (_, entry) in entries {
             if self.tree.lock().peek(entry.ino).is_none() {
@@ -178,8 +204,8 @@ impl Volume {
         Ok(())
     }
 
-    /// The wanted inodes, which are sorted, by a scan from the first to the last.
-    fn load_inodes_between(&self, first: Ino, last: Ino, wanted: &[Ino]) -> Result<()> {
+    /// The wanted inodes of a directory, which are sorted, by a scan from the first to the last.
+    fn load_inodes_between(&self, dir: Ino, first: Ino, last: Ino, wanted: &[Ino]) -> Result<()> {
         let mut tokens = Vec::with_capacity(wanted.len());
         {
             let mut tree = self.tree.lock();
@@ -208,7 +234,8 @@ impl Volume {
         let mut found = found.into_iter().peekable();
         for (ino, token) in tokens {
             let rec = found.next_if(|(there, _)| *there == ino).map(|(_, rec)| rec);
-            tree.end_load(ino, token, rec);
+            let payer = rec.as_ref().and_then(|rec| tree.payer_of(rec, dir));
+            tree.end_load(ino, token, rec, payer);
         }
         scanned?;
         damage.map_or(Ok(()), Err)

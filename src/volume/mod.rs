@@ -13,6 +13,7 @@
 //!    `clearing`: one thread at a time commits and gives room back. Likewise; behind `compacting`.
 //!    `saving`: one thread at a time backs the catalog up. Held over I/O; none of the others is taken under it.
 //!    `limits.changing`: one thread at a time changes limits. Likewise.
+//!    `counting`: one thread at a time counts what is used of the limits of directories. Likewise.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
 //! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
@@ -42,6 +43,7 @@ mod moment;
 mod names;
 mod open;
 mod put;
+mod quota;
 mod readahead;
 mod refs;
 mod scrub;
@@ -125,6 +127,8 @@ pub struct Volume {
     clearing: Mutex<()>,
     /// Held by the thread that backs the catalog up.
     saving: Mutex<()>,
+    /// Held by the thread that counts what directories have used of their limits.
+    counting: Mutex<()>,
     /// Bytes of the backups in the store.
     backup_bytes: AtomicU64,
     /// What is held for a copy of the store.
@@ -369,11 +373,15 @@ impl Volume {
         parts.join("/")
     }
 
-    /// What statfs(2) shows: the store's limit, or what the disk has. What is free can be written.
-    pub fn statfs(&self) -> Result<StatFs> {
+    /// What statfs(2) shows of the store, or at an inode below a limit: that limit, the store's, or what the disk has. What is
+    /// free can be written.
+    pub fn statfs(&self, ino: Ino) -> Step<StatFs> {
         let dir = &self.settings.storage_path;
         let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
-        let counters = self.tree.lock().counters;
+        let (counters, quota) = {
+            let mut tree = self.tree.lock();
+            (tree.counters, self.quota_at(&mut tree, ino)?)
+        };
         let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
         let (total, free) = match self.limits.storage() {
             Some(limit) => {
@@ -381,6 +389,10 @@ impl Volume {
                 (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
             }
             None => (room.total, room.available + ahead),
+        };
+        let (total, free) = match quota {
+            Some((limit, left)) => (limit.min(total), left.min(free)),
+            None => (total, free),
         };
         Ok(StatFs { total, free, files: counters.inodes, files_free: u64::from(u32::MAX) })
     }

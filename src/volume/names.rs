@@ -281,6 +281,10 @@ impl Volume {
         if rec.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks.into());
         }
+        tree.directory(dir)?;
+        if tree.payer_in(dir) != Some(tree.get(ino)?.payer) {
+            return Err(Error::CrossesQuota.into());
+        }
         let mut parent = tree.directory(dir)?.rec.clone();
         let mut draft = Draft::default();
         if let Links::One { parent, name } = std::mem::replace(&mut rec.links, Links::Many) {
@@ -382,6 +386,12 @@ impl Volume {
         {
             return Ok(());
         }
+        self.check_payer(&mut tree, source.ino, dir, new_dir)?;
+        if let Some(target) = &target
+            && how == Rename::Exchange
+        {
+            self.check_payer(&mut tree, target.ino, new_dir, dir)?;
+        }
         let mut draft = Draft::default();
         if how == Rename::Exchange
             && let Some(target) = target
@@ -467,6 +477,11 @@ pub(super) fn drop_name(
 ) -> Step<()> {
     let mut rec = draft_record(tree, draft, entry.ino)?;
     let mut parent = draft_record(tree, draft, dir)?;
+    // What is in it counts until it is empty, and the directory that it is in may be gone before.
+    if rec.kind() == Kind::Directory && !tree.quotas.is_empty() {
+        let payer = tree.get(entry.ino)?.payer;
+        rec.links = Links::One { parent: payer.unwrap_or(ROOT), name: name.into() };
+    }
     parent.size -= 1;
     (parent.mtime, parent.ctime) = (now, now);
     rec.ctime = now;

@@ -81,6 +81,7 @@ impl Volume {
             compacting: Default::default(),
             clearing: Default::default(),
             saving: Default::default(),
+            counting: Default::default(),
             pins: Default::default(),
             backup_bytes: Default::default(),
             evicting: parking_lot::Mutex::new(Evictor::new(seed)),
@@ -144,6 +145,7 @@ impl Volume {
             tree.gone = gone.map(|value| decode(&value, "time of the last expiry")).transpose()?;
             tree.live = live.into_iter().collect();
         }
+        self.find_quotas()?;
         self.apply_patches()?;
         self.find_orphans()?;
         self.find_releases()?;

@@ -213,6 +213,11 @@ impl Volume {
         for change in changes {
             there.push(self.plan(&mut tree, &mut plan, caller, change, now)?);
         }
+        if !tree.quotas.is_empty() {
+            let riding: Vec<(Ino, u64)> =
+                plan.contents.iter().map(|(ino, _, content)| (*ino, content.len() as u64)).collect();
+            self.check_bill(&tree, &tree.bill(plan.draft.inodes()), &riding)?;
+        }
         self.ride(&mut plan)?;
         let Plan { draft, contents, events, expires, .. } = plan;
         if let Err(error) = self.commit(&mut tree, draft) {

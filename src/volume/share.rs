@@ -6,6 +6,7 @@
 
 use super::Volume;
 use super::draft::{Draft, Recorded};
+use super::types::Pause;
 use crate::error::Result;
 use crate::format::{Extent, Ino, PageNo, PageRecord, decode, encode, keys};
 
@@ -69,6 +70,17 @@ impl Volume {
             else {
                 continue;
             };
+            let payer = tree.peek(to).and_then(|inode| inode.payer);
+            let more = sources.iter().map(|(_, record)| u64::from(record.extent.len)).sum();
+            match self.check_quota(&tree, payer, None, more) {
+                Ok(()) => {}
+                Err(Pause::Fail(error)) => return Err(error),
+                Err(Pause::Wait(need)) => {
+                    drop(tree);
+                    self.satisfy(need)?;
+                    continue;
+                }
+            }
             let mut draft = Draft::default();
             if !source.shared && !sources.is_empty() {
                 source.shared = true;

@@ -4,6 +4,7 @@ mod backup;
 mod crash;
 mod default_ttl;
 mod evict;
+mod quota;
 
 use std::path::Path;
 use std::sync::Arc;

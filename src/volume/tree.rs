@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lru::LruCache;
 
+use super::quota::{Payer, Quotas};
 use super::refs::Refs;
 use super::types::{Need, Pause, Step};
 use crate::clock::{Clock, Time};
@@ -45,6 +46,8 @@ pub(super) struct Inode {
     pub extents: Option<Box<Extents>>,
     /// Changes with each change of what the page records say.
     pub version: u64,
+    /// Who pays for it, or for what is in it.
+    pub payer: Payer,
     /// Where a sequential reader would go on; of a directory, the cookie of the file that was read last.
     pub next_read: u64,
     weight: usize,
@@ -155,6 +158,7 @@ impl Inode {
             entries: None,
             extents: None,
             version,
+            payer: None,
             next_read: 0,
             weight: 0,
         }
@@ -189,6 +193,7 @@ pub(super) struct Tree {
     pub gone_is_due: bool,
     /// Changes whenever records of use are written.
     pub uses_written: u64,
+    pub quotas: Quotas,
     pub refs: Refs,
     pub counters: CounterRecord,
     /// Live bytes of each segment.
@@ -218,6 +223,7 @@ impl Tree {
             gone: None,
             gone_is_due: false,
             uses_written: 0,
+            quotas: Quotas::default(),
             refs: Refs::default(),
             counters: CounterRecord::default(),
             live: HashMap::new(),
@@ -259,17 +265,17 @@ impl Tree {
     }
 
     /// Takes in what was read, unless somebody else has begun or ended a load since: then the inode
-    /// may have been in memory, changed and evicted again, and what was read is old.
-    pub fn end_load(&mut self, ino: Ino, token: u64, rec: Option<InodeRecord>) {
+    /// may have been in memory, changed and evicted again, and what was read is old. `payer`: none where that is not known.
+    pub fn end_load(&mut self, ino: Ino, token: u64, rec: Option<InodeRecord>, payer: Option<Payer>) {
         if self.loading.get(&ino) != Some(&token) {
             return;
         }
         self.loading.remove(&ino);
-        if let Some(rec) = rec
+        if let (Some(rec), Some(payer)) = (rec, payer)
             && self.peek(ino).is_none()
         {
             let version = self.new_version();
-            self.insert(ino, Inode::new(rec, version));
+            self.insert(ino, Inode { payer, ..Inode::new(rec, version) });
         }
     }
 
@@ -373,6 +379,21 @@ impl Tree {
                 self.weight -= inode.weight;
             }
         }
+    }
+
+    /// How many inodes are in memory.
+    pub fn len(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// The inodes in memory.
+    pub fn inodes(&self) -> impl Iterator<Item = (Ino, &Inode)> {
+        self.inodes.iter().map(|(ino, inode)| (*ino, &**inode))
+    }
+
+    /// All of them, to be changed in what takes no memory.
+    pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
+        self.inodes.iter_mut().map(|(_, inode)| &mut **inode)
     }
 
     /// The inodes with changes that are not journalled.

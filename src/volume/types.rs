@@ -49,6 +49,10 @@ pub enum Need {
     Catalog,
     /// A file's dirty pages on their way to the disk.
     Flushed(Ino),
+    /// Those of all files below this directory.
+    Stored(Ino),
+    /// What is below a directory counted, as it gets a limit.
+    Quota(Ino),
 }
 
 /// Who asks.

@@ -253,7 +253,7 @@ impl Volume {
     }
 
     /// Journals what of an inode's record is not.
-    fn record_inode(&self, ino: Ino) -> Result<()> {
+    pub(super) fn record_inode(&self, ino: Ino) -> Result<()> {
         let mut tree = self.tree.lock();
         let Some(inode) = tree.peek(ino).filter(|inode| inode.dirty && self.cache.dirty(ino).is_none())
         else {

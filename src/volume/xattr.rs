@@ -9,7 +9,7 @@ use super::types::*;
 use crate::clock::Time;
 use crate::config::parse_size;
 use crate::error::{Error, Result};
-use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, keys};
+use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, encode, keys};
 use crate::shelf;
 
 /// Larder's own attributes begin so.
@@ -22,7 +22,8 @@ const VALUE_MAX: usize = 65_536;
 const LIST_MAX: usize = 65_536;
 
 /// What Larder's own listed attributes take of that list.
-const OWN_LIST: usize = b"user.larder.expires\0user.larder.codec\0user.larder.page-size\0".len();
+const OWN_LIST: usize =
+    b"user.larder.expires\0user.larder.codec\0user.larder.page-size\0user.larder.size-limit\0".len();
 
 /// The most bytes of names and values that an inode may have: they are in memory whole while one is asked for.
 const TOTAL_MAX: usize = 1 << 20;
@@ -39,6 +40,7 @@ enum Own {
     Ratio,
     Cached,
     Hits,
+    SizeLimit,
 }
 
 impl Own {
@@ -58,6 +60,7 @@ impl Own {
             Own::Ratio,
             Own::Cached,
             Own::Hits,
+            Own::SizeLimit,
         ];
         all.into_iter().find(|own| own.name().as_bytes() == rest).map(Some).ok_or(Error::NoAttribute)
     }
@@ -74,6 +77,7 @@ impl Own {
             Own::Ratio => "ratio",
             Own::Cached => "cached",
             Own::Hits => "hits",
+            Own::SizeLimit => "size-limit",
         }
     }
 
@@ -95,8 +99,8 @@ impl Own {
             }),
             Own::Touch => Some(shelf::format_expires(rec.atime)),
             Own::Cached if rec.kind() == Kind::File => Some(cached().to_string()),
-            // Of a file, [`Volume::hits`] tells.
-            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached | Own::Hits => None,
+            // Of a file, [`Volume::hits`] tells; of a directory, the tree has its limit.
+            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached | Own::Hits | Own::SizeLimit => None,
         }
     }
 }
@@ -110,7 +114,11 @@ impl Volume {
         if own == Some(Own::Hits) {
             return Ok(self.hits(&mut tree, ino, now)?.to_string().into_bytes());
         }
+        let limit = tree.quotas.limit(ino);
         let inode = tree.get(ino)?;
+        if own == Some(Own::SizeLimit) {
+            return Ok(limit.ok_or(Error::NoAttribute)?.to_string().into_bytes());
+        }
         if let Some(own) = own {
             let value = own.value(inode, now, || self.cache.pages_of(ino));
             return Ok(value.ok_or(Error::NoAttribute)?.into_bytes());
@@ -122,6 +130,7 @@ impl Volume {
     /// programs carry them along.
     pub fn listxattr(&self, ino: Ino) -> Step<Vec<u8>> {
         let mut tree = self.tree.lock();
+        let limited = tree.quotas.limit(ino).is_some();
         let inode = tree.get(ino)?;
         let mut list = Vec::new();
         for name in attributes(ino, inode)?.keys() {
@@ -136,6 +145,9 @@ impl Volume {
         }
         if has_pages(&inode.rec) && inode.rec.page_shift != PAGE_SHIFT {
             list.extend_from_slice(b"user.larder.page-size\0");
+        }
+        if limited {
+            list.extend_from_slice(b"user.larder.size-limit\0");
         }
         Ok(list)
     }
@@ -153,7 +165,8 @@ impl Volume {
         let now = tree.now(&self.clock);
         // There is nothing to be set by another of our names; copying programs pass over this.
         if let Some(own) = Own::of(name).map_err(|_| Error::NotSupported)? {
-            check_flags(flags, own.value(tree.get(ino)?, now, || 0).is_some())?;
+            let limited = own == Own::SizeLimit && tree.quotas.limit(ino).is_some();
+            check_flags(flags, limited || own.value(tree.get(ino)?, now, || 0).is_some())?;
             return self.set_own(&mut tree, ino, own, value, now);
         }
         match name {
@@ -191,6 +204,7 @@ impl Volume {
                 Own::Touch | Own::Stored | Own::Ratio | Own::Cached | Own::Hits => {
                     return Err(Error::NotPermitted.into());
                 }
+                Own::SizeLimit => return self.set_size_limit(&mut tree, ino, None, now),
                 _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
                 Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
@@ -248,6 +262,12 @@ impl Volume {
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         let (expires, period) = match own {
             Own::Stored | Own::Ratio | Own::Cached | Own::Hits => return Err(Error::NotPermitted.into()),
+            Own::SizeLimit => {
+                let limit = parse_size(text).ok().filter(|limit| *limit > 0).ok_or_else(|| {
+                    Error::Invalid(format!("size-limit {text:?}: use a size above 0, as 10GiB"))
+                })?;
+                return self.set_size_limit(tree, ino, Some(limit), now);
+            }
             Own::Touch => {
                 let what = shelf::parse_touch(text)?;
                 rec.atime = now;
@@ -293,6 +313,32 @@ impl Volume {
             return Err(Error::NotPermitted);
         }
         rec.page_shift = shift;
+        Ok(())
+    }
+
+    /// Sets or removes the limit of what the files below a directory take on the disk.
+    fn set_size_limit(&self, tree: &mut Tree, ino: Ino, limit: Option<u64>, now: Time) -> Step<()> {
+        let rec = InodeRecord { ctime: now, ..tree.get(ino)?.rec.clone() };
+        let mut draft = Draft::default();
+        match limit {
+            // One that is removed keeps nothing, and would be limited for nobody.
+            Some(_) if rec.kind() != Kind::Directory || rec.nlink == 0 => {
+                return Err(Error::NotPermitted.into());
+            }
+            Some(_) if !tree.quotas.has(ino) => return Err(Pause::Wait(Need::Quota(ino))),
+            Some(limit) => draft.batch.put(keys::quota(ino), encode(&limit)),
+            None if tree.quotas.limit(ino).is_none() => return Err(Error::NoAttribute.into()),
+            None => draft.batch.delete(keys::quota(ino)),
+        }
+        draft.inode(ino, rec);
+        let done = self.commit(tree, draft);
+        match limit {
+            Some(limit) if done.is_ok() => tree.quotas.set_limit(ino, limit),
+            // Also where it was only counted for a limit that could not be set.
+            _ if done.is_ok() || tree.quotas.limit(ino).is_none() => tree.end_quota(ino),
+            _ => {}
+        }
+        done?;
         Ok(())
     }
 

@@ -221,6 +221,15 @@ fn wrong_counts_and_marks_are_found() {
         ("a stale expiry mark", Warning, "marks", "expires at 5, and it does not", |edit, batch| {
             batch.put(keys::expiry(5, edit.ino("text")), Vec::new());
         }),
+        ("a size limit of a file", Warning, "marks", "is no directory that is there", |edit, batch| {
+            batch.put(keys::quota(edit.ino("text")), encode(&5u64));
+        }),
+        ("a size limit of nothing", Warning, "marks", "is no directory that is there", |_, batch| {
+            batch.put(keys::quota(Ino(999)), encode(&5u64));
+        }),
+        ("a size limit that cannot be read", Warning, "marks", "its size limit", |edit, batch| {
+            batch.put(keys::quota(edit.ino("dir")), vec![0xff]);
+        }),
         ("a lost orphan mark", Warning, "marks", "not marked to be reclaimed", |edit, batch| {
             edit.inode(batch, "text", |rec| rec.nlink = 0);
             batch.delete(keys::bucket(edit.ino("dir"), name_hash(b"text")));

@@ -260,7 +260,7 @@ impl Store {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             let stats = self.volume().stats().expect("the figures");
-            let files = self.volume().statfs().expect("the figures").files;
+            let files = self.volume().run(|volume| volume.statfs(ROOT_INO)).expect("the figures").files;
             if (stats.inodes, files, stats.content_bytes) == (inodes, inodes, content) {
                 return Ok(());
             }

@@ -329,7 +329,7 @@ fn read(bench: &Bench, expected: &BTreeMap<Key, Value>) -> Result<()> {
     });
     let got: Result<Vec<Option<Value>>> = expected.keys().map(|key| catalog.get(key)).collect();
     match (scanned, got) {
-        (Ok(()), Ok(got)) => {
+        (Ok(_), Ok(got)) => {
             assert!(found == *expected && got.iter().flatten().eq(expected.values()), "lost records");
             Ok(())
         }

@@ -9,7 +9,7 @@ use crate::check::content::{self, Fault, Found};
 use crate::check::nodes::{Node, Nodes};
 use crate::check::{OnProgress, Options, Report, scan, tree};
 use crate::error::Result;
-use crate::format::{CounterRecord, Ino, Kind, Links, ROOT, SegmentRecord, encode, keys};
+use crate::format::{CounterRecord, Ino, Kind, Links, ROOT, SegmentRecord, decode, encode, keys};
 use crate::pages::LocalSegments;
 
 /// Counts anew and writes what differs.
@@ -138,6 +138,12 @@ fn stale_marks(mend: &mut Mend<'_>, nodes: &Nodes) -> Result<()> {
     scan(mend.engine, keys::ORPHAN, &mut |key, _| {
         stale
             .extend(keys::ino_of(key).filter(|ino| nodes.get(*ino).is_none()).map(|ino| (ino, key.to_vec())));
+    })?;
+    scan(mend.engine, keys::QUOTA, &mut |key, value| {
+        let limit = decode::<u64>(value, "size limit");
+        let can =
+            |ino: &Ino| nodes.get(*ino).is_some_and(|node| node.is_dir() && is_linked(node)) && limit.is_ok();
+        stale.extend(keys::ino_of(key).filter(|ino| !can(ino)).map(|ino| (ino, key.to_vec())));
     })?;
     let mut marks = Vec::new();
     scan(mend.engine, keys::EXPIRY, &mut |key, _| marks.extend(keys::expiry_of(key)))?;
