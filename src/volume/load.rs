@@ -49,14 +49,23 @@ impl Volume {
         // A directory that is not there, though something says that it is in it.
         let mut missing = None;
         while let Some(at) = way.pop() {
-            let token = self.tree.lock().begin_load(at);
+            let (token, limited) = {
+                let mut tree = self.tree.lock();
+                (tree.begin_load(at), !tree.quotas.is_empty())
+            };
             let rec = self.read_inode(at);
             let found = rec.as_ref().ok().and_then(Option::clone);
             let dir = match &found {
-                Some(rec) if !self.tree.lock().quotas.is_empty() => self.directory_of(at, rec),
+                Some(rec) if limited => self.directory_of(at, rec),
                 _ => Ok(None),
             };
             let mut tree = self.tree.lock();
+            if !limited && !tree.quotas.is_empty() {
+                // The first limit was set meanwhile.
+                tree.end_load(at, token, None, None);
+                way.push(at);
+                continue;
+            }
             let payer = match (&found, &dir) {
                 (Some(rec), Ok(Some(dir))) if missing != Some(*dir) && !way.contains(dir) && at != *dir => {
                     tree.payer_of(rec, *dir)

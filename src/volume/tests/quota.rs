@@ -186,7 +186,7 @@ fn a_file_moves_its_bytes_between_limits_and_what_would_have_to_be_counted_does_
     let (kept, counted) = recounted(&volume);
     assert_eq!(kept, counted);
     // A limit between the names of one file.
-    let outside = filled(&volume, below, "outside", 1000);
+    let outside = file(&volume, below, "outside");
     let inner = dir(&volume, below, "inner");
     volume.run(|v| v.link(outside, inner, b"inside")).unwrap();
     assert!(matches!(limit(&volume, inner, "1MiB"), Err(Error::CrossesQuota)));
