@@ -236,7 +236,8 @@ fn set_readahead(place: &Place) {
 
 /// Tells the kernel what the volume changes by itself, from a thread of its own. The queue has no
 /// limit: a bound would make the volume's thread wait for the kernel, which may be waiting for the
-/// volume. It holds a name (at most 255 bytes) for each key that expired since the kernel last listened.
+/// volume. It holds a name (at most 255 bytes) for each key that went since the kernel last listened, and only of keys that
+/// the kernel itself has in memory, where each takes a kilobyte.
 fn forward_events(volume: &Arc<Volume>, notifier: Notifier) -> Result<()> {
     let (events, queue) = crossbeam_channel::unbounded();
     volume.on_event(Box::new(move |event| {

@@ -1,5 +1,6 @@
 //! What happens behind the scenes: keys that expire, unlinked inodes, room that comes back.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -181,8 +182,9 @@ impl Volume {
             let all = due.len() < SWEEP_BATCH;
             let mut removed = 0;
             let mut failed = None;
+            let mut listings = BTreeSet::new();
             for (secs, ino) in due {
-                match self.expire(secs, ino, now) {
+                match self.expire(secs, ino, now, &mut listings) {
                     Ok(Some(later)) => next = next.min(later.0),
                     Ok(None) => removed += 1,
                     // One key that cannot be removed keeps no other.
@@ -190,6 +192,7 @@ impl Volume {
                 }
             }
             self.expiry_at_latest(next);
+            listings.into_iter().for_each(|dir| self.tell(Event::Inode(dir)));
             match failed {
                 Some(error) => return Err(error),
                 None if all || removed == 0 => return Ok(()),
@@ -202,15 +205,22 @@ impl Volume {
     pub(super) fn expire_first(&self, ino: Ino) -> Result<()> {
         let now = self.tree.lock().now(&self.clock);
         match self.run(|volume| Ok(volume.tree.lock().get(ino)?.rec.expires)) {
-            Ok(Some(at)) => self.expire(at.secs().max(0), ino, now).map(drop),
+            Ok(Some(at)) => {
+                let mut listings = BTreeSet::new();
+                let done = self.expire(at.secs().max(0), ino, now, &mut listings);
+                listings.into_iter().for_each(|dir| self.tell(Event::Inode(dir)));
+                done.map(drop)
+            }
             // Somebody was faster.
             Ok(None) | Err(Error::Stale) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Removes all names of a key that has expired; one that has not yet says when it will.
-    fn expire(&self, secs: i64, ino: Ino, now: Time) -> Result<Option<Time>> {
+    /// Removes all names of a key that has expired; one that has not yet says when it will. `listings` gets the directories
+    /// that have lost a name of which nobody above needs to be told: whoever refers to no inode has no name for it. So no
+    /// more is told at once than what those above keep themselves.
+    fn expire(&self, secs: i64, ino: Ino, now: Time, listings: &mut BTreeSet<Ino>) -> Result<Option<Time>> {
         loop {
             let found = self.run(|volume| {
                 let mut tree = volume.tree.lock();
@@ -239,7 +249,11 @@ impl Volume {
             // Renamed or prolonged in between: looked at again.
             for (dir, name) in names {
                 if self.detach(dir, &name, ino, true)? {
-                    self.tell(Event::Entry { dir, name });
+                    let held = self.tree.lock().refs.held(ino);
+                    match held {
+                        true => self.tell(Event::Entry { dir, name }),
+                        false => _ = listings.insert(dir),
+                    }
                 }
             }
         }

@@ -19,6 +19,7 @@
 )]
 
 mod disk;
+mod expiry;
 mod kill;
 mod ledger;
 mod limits;
