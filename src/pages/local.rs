@@ -285,9 +285,13 @@ impl LocalSegments {
 }
 
 impl Segments for LocalSegments {
-    /// Adds to what is reserved already. On `NoSpace`, what could be had stays reserved.
+    /// Adds to what is reserved already. What the disk does not have is not tried: until it fails it would take all that
+    /// others may need. Where `NoSpace` comes up later, what could be had stays reserved.
     fn reserve(&self, bytes: u64) -> Result<()> {
         let _changing = self.changing.lock();
+        if bytes > self.files.room()? {
+            return Err(Error::NoSpace);
+        }
         self.grow(bytes, None)
     }
 

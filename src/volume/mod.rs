@@ -261,6 +261,12 @@ impl Volume {
             0 => Ok(()),
             more => self.segments.reserve(more),
         };
+        let dir = &self.settings.storage_path;
+        let disk = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?.total;
+        if bytes > self.limits.storage().unwrap_or(u64::MAX).min(disk) {
+            // Nothing that could go would make so much room.
+            return Err(Error::NoSpace);
+        }
         // No key goes for want of room that only waits for a copy.
         let clearing: [fn(&Volume, u64) -> Result<()>; 4] = [
             |volume, _| volume.clear_out(),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::format::PageNo;
-use crate::io::RealDisk;
 use crate::io::faulty::{Fault, FaultyDisk, Kind};
+use crate::io::{Io, RealDisk};
 
 const PAGE: u64 = 128 << 10;
 const ROOTS: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
@@ -557,5 +557,21 @@ fn a_directory_that_expired_under_a_program_takes_nothing_in_any_longer() {
     }
     volume.reclaim().unwrap();
     assert_eq!(volume.tree.lock().counters.inodes, 1, "the root alone is left");
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_reservation_that_cannot_be_met_takes_nothing_from_who_else_uses_the_disk() {
+    let disk = FaultyDisk::new(1);
+    disk.set_capacity(200 << 20);
+    let volume = Volume::open(settings(Path::new("/store")), Arc::new(disk.clone()), Clock::System).unwrap();
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, b"content");
+    let before = disk.room(Path::new("/")).unwrap().available;
+    for len in [1 << 30, 1 << 40] {
+        assert!(matches!(volume.fallocate(ino, 0, len, 0), Err(Error::NoSpace)));
+    }
+    let after = disk.room(Path::new("/")).unwrap().available;
+    assert!(after + (1 << 20) > before, "{before} bytes were free, now {after}");
     volume.close().unwrap();
 }

@@ -192,6 +192,12 @@ impl Files {
         file.set_len(u64::from(len)).map_err(Error::io(format!("cutting {}", self.name(id))))
     }
 
+    /// Bytes that the disk has left.
+    pub fn room(&self) -> Result<u64> {
+        let room = self.io.room(&self.dir).map_err(Error::io(format!("{}: statfs", self.dir.display())))?;
+        Ok(room.available)
+    }
+
     /// The file of a segment: `open`, or one from the pool.
     pub fn get(&self, id: SegmentId, open: Option<Arc<dyn File>>) -> Result<Arc<dyn File>> {
         if let Some(file) = open.or_else(|| self.pool.lock().get(&id).cloned()) {
