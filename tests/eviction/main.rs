@@ -7,6 +7,9 @@
     reason = "a test may"
 )]
 
+mod caches;
+mod sessions;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fs;
