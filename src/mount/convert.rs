@@ -6,7 +6,7 @@ use fuser::{FileAttr, FileType, Generation, INodeNo, RenameFlags, TimeOrNow};
 
 use crate::clock::Time;
 use crate::format::{Ino, Kind};
-use crate::volume::{Attr, Entry, Rename, SetTime};
+use crate::volume::{Attr, Caller, Entry, Rename, SetTime};
 
 /// How long the kernel may rely on what does not expire. All changes come through the kernel, or are
 /// told to it by notification. Ten years: what the kernel makes of it fits its jiffies.
@@ -108,12 +108,15 @@ pub(super) fn set_time(time_or_now: TimeOrNow) -> SetTime {
     }
 }
 
-/// How to rename, or `None` for flags that are not supported (whiteouts, or more than one at once).
-pub(super) fn rename(flags: RenameFlags) -> Option<Rename> {
+/// How to rename, or `None` for flags that are not known or contradict each other.
+pub(super) fn rename(flags: RenameFlags, caller: Caller) -> Option<Rename> {
+    const BOTH: u32 = libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE;
     match flags.bits() {
         0 => Some(Rename::Replace),
         libc::RENAME_NOREPLACE => Some(Rename::NoReplace),
         libc::RENAME_EXCHANGE => Some(Rename::Exchange),
+        libc::RENAME_WHITEOUT => Some(Rename::Whiteout { caller, replace: true }),
+        BOTH => Some(Rename::Whiteout { caller, replace: false }),
         _ => None,
     }
 }
@@ -139,11 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn rename_flags_that_are_not_supported_are_refused() {
+    fn rename_flags_that_are_not_known_or_contradict_each_other_are_refused() {
+        let rename = |flags| rename(flags, Caller::default());
         assert_eq!(rename(RenameFlags::empty()), Some(Rename::Replace));
         assert_eq!(rename(RenameFlags::RENAME_NOREPLACE), Some(Rename::NoReplace));
         assert_eq!(rename(RenameFlags::RENAME_EXCHANGE), Some(Rename::Exchange));
-        assert_eq!(rename(RenameFlags::RENAME_WHITEOUT), None);
+        let whiteout = |replace| Some(Rename::Whiteout { caller: Caller::default(), replace });
+        assert_eq!(rename(RenameFlags::RENAME_WHITEOUT), whiteout(true));
+        assert_eq!(rename(RenameFlags::RENAME_WHITEOUT | RenameFlags::RENAME_NOREPLACE), whiteout(false));
         assert_eq!(rename(RenameFlags::RENAME_EXCHANGE | RenameFlags::RENAME_NOREPLACE), None);
+        assert_eq!(rename(RenameFlags::RENAME_EXCHANGE | RenameFlags::RENAME_WHITEOUT), None);
+        assert_eq!(rename(RenameFlags::from_bits_retain(1 << 5)), None);
     }
 }

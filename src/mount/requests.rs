@@ -267,7 +267,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _: &fuser::Request,
+        request: &fuser::Request,
         dir: INodeNo,
         name: &OsStr,
         new_dir: INodeNo,
@@ -282,7 +282,8 @@ impl Filesystem for Adapter {
             own::is_name(dir, name),
             own::is_name(new_dir, new_name)
         );
-        let Some(how) = convert::rename(flags) else { return reply.error(Errno::EINVAL) };
+        let caller = caller(request, 0);
+        let Some(how) = convert::rename(flags, caller) else { return reply.error(Errno::EINVAL) };
         let data = [name.as_bytes(), new_name.as_bytes()];
         self.answer(Request::Rename, data, reply, send_done, move |volume, [name, new_name]| {
             volume.rename(ino(dir), name, ino(new_dir), new_name, how)

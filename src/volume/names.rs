@@ -362,7 +362,10 @@ impl Volume {
     /// Gives a key another name; on `Replace` what was there is replaced in the same step, and the
     /// content of the renamed file is on its way to the disk before its name is.
     pub fn rename(&self, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], how: Rename) -> Step<()> {
-        self.ready()?;
+        match how {
+            Rename::Whiteout { .. } => self.ready_to_add()?,
+            _ => self.ready()?,
+        }
         check_name(name)?;
         check_name(new_name)?;
         let mut tree = self.tree.lock();
@@ -370,7 +373,9 @@ impl Volume {
         let source = tree.find(dir, name)?.ok_or(Error::NotFound)?;
         let target = tree.find(new_dir, new_name)?;
         match (how, &target) {
-            (Rename::NoReplace, Some(there)) => return Err(self.taken(&mut tree, there.ino, now)),
+            (Rename::NoReplace | Rename::Whiteout { replace: false, .. }, Some(there)) => {
+                return Err(self.taken(&mut tree, there.ino, now));
+            }
             (Rename::Exchange, None) => return Err(Error::NotFound.into()),
             _ => {}
         }
@@ -459,10 +464,38 @@ impl Volume {
         {
             draft.record_size(source.ino, size);
         }
-        draft.entry(dir, name, None);
+        let left = match how {
+            Rename::Whiteout { caller, .. } => {
+                Some(self.draft_whiteout(&mut tree, &mut draft, &caller, dir, name, now)?)
+            }
+            _ => None,
+        };
+        draft.entry(dir, name, left);
         draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
         self.commit(&mut tree, draft)?;
         Ok(())
+    }
+
+    /// Puts a whiteout into a draft: its inode and the directory that it is in. It gets no time to live, since what it hides
+    /// would come back.
+    fn draft_whiteout(
+        &self,
+        tree: &mut Tree,
+        draft: &mut Draft,
+        caller: &Caller,
+        dir: Ino,
+        name: &[u8],
+        now: Time,
+    ) -> Step<(Ino, Kind)> {
+        let mut parent = draft_record(tree, draft, dir)?;
+        let attributes = attributes(dir, tree.directory(dir)?)?;
+        let (mut rec, inherited) = self.newborn(caller, &parent, attributes, libc::S_IFCHR, None, now)?;
+        rec.links = Links::One { parent: dir, name: name.into() };
+        parent.size += 1;
+        let (ino, kind) = (Ino(tree.counters.last_ino + 1), rec.kind());
+        draft.birth(ino, rec, inherited);
+        draft.inode(dir, parent);
+        Ok((ino, kind))
     }
 }
 

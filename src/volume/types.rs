@@ -56,7 +56,7 @@ pub enum Need {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// Filesystem user id.
     pub uid: u32,
@@ -139,6 +139,14 @@ pub enum Rename {
     NoReplace,
     /// Swaps the two.
     Exchange,
+    /// Replaces it, or where not `replace` fails with `Exists`; the old name becomes a whiteout of the caller's, the character
+    /// device 0:0 with which an overlay filesystem hides a name of its lower layers.
+    Whiteout {
+        /// Whose the whiteout is.
+        caller: Caller,
+        /// Whether what is at the new name is replaced.
+        replace: bool,
+    },
 }
 
 /// An entry of a directory as it is listed.

@@ -6,15 +6,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
 
 mod calls;
+mod capability;
 mod concurrency;
+mod ground;
 mod identity;
 mod linear;
 mod locks;
 mod mapping;
+mod openings;
+mod paths;
 mod process;
 mod sparse;
+mod stat;
 #[path = "../support/mod.rs"]
 mod support;
+mod transfers;
 mod users;
 mod watchdog;
 
@@ -65,6 +71,11 @@ impl DerefMut for Stage {
 /// Opens for reading and writing; makes the file where it is missing.
 fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+/// Opens for reading alone.
+fn open_to_read(path: impl AsRef<Path>) -> std::io::Result<File> {
+    OpenOptions::new().read(true).open(path)
 }
 
 /// The number that an operation failed with, 0 when it did not.

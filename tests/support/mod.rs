@@ -1,5 +1,6 @@
 //! What several test programs need.
 
+pub mod disk;
 pub mod mounted;
 pub mod random;
 pub mod sys;

@@ -18,7 +18,6 @@
     reason = "a test may"
 )]
 
-mod disk;
 mod expiry;
 mod kill;
 mod ledger;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::disk::Disk;
 use crate::ledger::{Crash, Ledger};
+use crate::support::disk::Disk;
 use crate::support::mounted::{Mounted, can_mount, larder, wait_until};
 use crate::support::random::{Random, setting};
 use crate::support::sys;

@@ -1,6 +1,9 @@
 //! System calls that neither the standard library nor `support::sys` has, made safe to call.
 #![expect(unsafe_code, reason = "each block passes pointers to what is alive for the call, with its length")]
 
+pub mod descriptors;
+pub mod paths;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Error, Result};

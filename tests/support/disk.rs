@@ -1,11 +1,12 @@
 //! A filesystem of its own in a file, on a loop device.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use nix::mount::{MntFlags, umount2};
 
-use crate::support::mounted::{have, succeeds};
+use super::mounted::{have, succeeds};
 
 /// Dropped, it is unmounted, and the device is given back.
 pub struct Disk {
@@ -21,9 +22,12 @@ impl Disk {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
+        // Other users come here too.
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), all).unwrap();
         let image = dir.path().join("image");
         // XFS takes no less than 300 MiB.
-        std::fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
+        std::fs::File::create_new(&image).unwrap().set_len(1 << 30).unwrap();
         succeeds(Command::new(&make).arg("-q").arg(&image));
         let device = Command::new("losetup").args(["--find", "--show"]).arg(&image).output().unwrap();
         if !device.status.success() {

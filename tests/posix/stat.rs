@@ -1,0 +1,133 @@
+//! What is told of a file, and who may set its times.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use libc::{EACCES, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP, EPERM, UTIME_NOW, UTIME_OMIT};
+
+use crate::calls::descriptors::ioctl;
+use crate::calls::paths::{set_times, statx};
+use crate::ground::on_both;
+use crate::process::User;
+use crate::support::mounted::wait_until;
+use crate::{errno, open};
+
+const ALICE: User = User { uid: 4001, gid: 4001, groups: &[] };
+const BOB: User = User { uid: 4002, gid: 4002, groups: &[] };
+
+#[test]
+fn times_are_set_by_the_owner_and_to_now_by_whoever_may_write() {
+    on_both(|ground| {
+        let path = ground.at("file");
+        ALICE.does(|| fs::write(&path, "x"));
+        let mode = |bits| fs::set_permissions(&path, PermissionsExt::from_mode(bits)).unwrap();
+        let (now, omit, then) = ((0, UTIME_NOW), (0, UTIME_OMIT), (1_000_000, 123_456_789));
+        let times = || {
+            let stat = fs::metadata(&path).unwrap();
+            ((stat.atime(), stat.atime_nsec()), (stat.mtime(), stat.mtime_nsec()))
+        };
+        // Of another's file: with the right to write to now, both of them, and to nothing else.
+        mode(0o666);
+        BOB.does(|| set_times(&path, None));
+        BOB.does(|| set_times(&path, Some([now, now])));
+        for refused in [[then, then], [now, then], [then, now], [now, omit], [omit, now], [omit, then]] {
+            assert_eq!(BOB.tries(|| set_times(&path, Some(refused))), EPERM, "{refused:?}");
+        }
+        mode(0o644);
+        assert_eq!(BOB.tries(|| set_times(&path, None)), EACCES);
+        assert_eq!(BOB.tries(|| set_times(&path, Some([now, now]))), EACCES);
+        assert_eq!(BOB.tries(|| set_times(&path, Some([now, omit]))), EPERM);
+        // Nothing at all is asked of nobody, not even that the file is there.
+        mode(0);
+        BOB.does(|| set_times(&path, Some([omit, omit])));
+        assert_eq!(errno(set_times(&ground.at("no"), Some([omit, omit]))), 0);
+        assert_eq!(errno(set_times(&ground.at("no"), None)), ENOENT);
+        // The owner needs no right to the content.
+        ALICE.does(|| set_times(&path, Some([then, (5, 5)])));
+        assert_eq!(times(), (then, (5, 5)));
+        ALICE.does(|| set_times(&path, Some([omit, then])));
+        assert_eq!(times(), (then, then));
+        ALICE.does(|| set_times(&path, Some([(7, 7), omit])));
+        assert_eq!(times(), ((7, 7), then));
+        ALICE.does(|| set_times(&path, Some([now, omit])));
+        assert!(times().0.0 > 1_700_000_000 && times().1 == then);
+        for bad in [(0, -1), (0, 1_000_000_000), (0, i64::MAX)] {
+            assert_eq!(errno(set_times(&path, Some([bad, omit]))), EINVAL);
+            assert_eq!(errno(set_times(&path, Some([then, bad]))), EINVAL);
+        }
+        assert_eq!(times().1, then);
+        // Each of them moves the time of change, which nobody sets; leaving both as they are does not.
+        let changed = || (fs::metadata(&path).unwrap().ctime(), fs::metadata(&path).unwrap().ctime_nsec());
+        let before = changed();
+        assert_eq!(errno(set_times(&path, Some([omit, omit]))), 0);
+        assert_eq!(changed(), before);
+        wait_until("the clock moves", std::time::Duration::from_secs(60), || crate::now() > before);
+        set_times(&path, Some([then, omit])).unwrap();
+        assert!(changed() > before);
+    });
+}
+
+#[test]
+fn statx_tells_what_it_says_that_it_tells() {
+    on_both(|ground| {
+        let (path, link) = (ground.at("file"), ground.at("link"));
+        fs::write(&path, [1; 100_000]).unwrap();
+        open(&path).sync_all().unwrap();
+        symlink("file", &link).unwrap();
+        let plain = fs::metadata(&path).unwrap();
+        for flags in [libc::AT_STATX_SYNC_AS_STAT, libc::AT_STATX_FORCE_SYNC, libc::AT_STATX_DONT_SYNC] {
+            for mask in [libc::STATX_BASIC_STATS, libc::STATX_ALL, libc::STATX_SIZE, 0, libc::STATX_BTIME] {
+                let found = statx(&path, flags, mask).unwrap();
+                let asked = mask & libc::STATX_BASIC_STATS;
+                assert_eq!(found.stx_mask & asked, asked, "flags {flags:#x}, mask {mask:#x}");
+                if asked & libc::STATX_SIZE != 0 {
+                    assert_eq!(found.stx_size, 100_000);
+                }
+                // When it was born is stored and cannot be told: the mask does not say so either.
+                if mask & libc::STATX_BTIME != 0 {
+                    let told = found.stx_mask & libc::STATX_BTIME != 0;
+                    assert_eq!(told, ground.differs(true, false));
+                }
+            }
+            let found = statx(&path, flags, libc::STATX_BASIC_STATS).unwrap();
+            assert_eq!(
+                (u32::from(found.stx_mode), found.stx_ino, found.stx_nlink, found.stx_uid, found.stx_gid),
+                (plain.mode(), plain.ino(), 1, plain.uid(), plain.gid())
+            );
+            assert_eq!((found.stx_blocks, u64::from(found.stx_blksize)), (plain.blocks(), plain.blksize()));
+            assert_eq!(
+                (found.stx_mtime.tv_sec, i64::from(found.stx_mtime.tv_nsec)),
+                (plain.mtime(), plain.mtime_nsec())
+            );
+            assert_eq!(libc::makedev(found.stx_dev_major, found.stx_dev_minor), plain.dev());
+        }
+        assert_eq!(
+            u32::from(statx(&link, 0, libc::STATX_TYPE).unwrap().stx_mode) & libc::S_IFMT,
+            libc::S_IFLNK
+        );
+        assert_eq!(errno(statx(&path, 0, 1 << 31)), EINVAL, "reserved");
+        let both = libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
+        assert_eq!(errno(statx(&path, both, libc::STATX_ALL)), EINVAL);
+        assert_eq!(errno(statx(&path, 1 << 30, libc::STATX_ALL)), EINVAL);
+    });
+}
+
+/// FS_IOC_GETFLAGS (what lsattr asks), FS_IOC_FIEMAP, FS_IOC_GETVERSION.
+const GET_FLAGS: u64 = 0x8008_6601;
+const FIEMAP: u64 = 0xc020_660b;
+const GET_VERSION: u64 = 0x8008_7601;
+
+#[test]
+fn an_ioctl_that_cannot_be_is_refused_as_the_manual_says() {
+    on_both(|ground| {
+        let path = ground.at("file");
+        fs::write(&path, "12345").unwrap();
+        let file = open(&path);
+        assert_eq!(ioctl(&file, libc::FIONREAD).unwrap() as i32, 5);
+        assert_eq!(errno(ioctl(&file, libc::TCGETS)), ENOTTY);
+        assert_eq!(errno(ioctl(&file, 0xdead_beef)), ENOTTY);
+        assert_eq!(errno(ioctl(&file, GET_FLAGS)), ground.differs(0, ENOTTY));
+        assert_eq!(errno(ioctl(&file, GET_VERSION)), ground.differs(0, ENOTTY));
+        assert_eq!(errno(ioctl(&file, FIEMAP)), ground.differs(0, EOPNOTSUPP));
+    });
+}
