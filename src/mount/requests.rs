@@ -100,6 +100,13 @@ fn send_value(room: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
     }
 }
 
+/// What others than root are told of a list of attributes: whoever may not read `trusted.` ones does not learn that they
+/// are there (xattr(7)); a program that copies what it is told of would fail on them.
+fn without_trusted(names: &[u8]) -> Vec<u8> {
+    let names = names.split_inclusive(|byte| *byte == 0);
+    names.filter(|name| !name.starts_with(b"trusted.")).flatten().copied().collect()
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _: &fuser::Request, kernel: &mut KernelConfig) -> std::io::Result<()> {
         let wanted = WANTED & kernel.capabilities();
@@ -466,12 +473,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _: &fuser::Request, of: INodeNo, room: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &fuser::Request, of: INodeNo, room: u32, reply: ReplyXattr) {
         if own::is(of) {
             self.count(Request::ListXAttr);
             return send_value(room)(reply, Vec::new());
         }
-        let done = send_value(room);
+        let root = request.uid() == 0;
+        let done = move |reply: ReplyXattr, names: Vec<u8>| {
+            send_value(room)(reply, if root { names } else { without_trusted(&names) });
+        };
         self.answer(Request::ListXAttr, [], reply, done, move |volume, []| volume.listxattr(ino(of)));
     }
 

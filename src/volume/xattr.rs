@@ -123,7 +123,10 @@ impl Volume {
             let value = own.value(inode, now, || self.cache.pages_of(ino));
             return Ok(value.ok_or(Error::NoAttribute)?.into_bytes());
         }
-        Ok(attributes(ino, inode)?.get(name).ok_or(Error::NoAttribute)?.clone())
+        match attributes(ino, inode)?.get(name) {
+            Some(value) => Ok(value.clone()),
+            None => Err(absent(name).into()),
+        }
     }
 
     /// The names, each with a NUL behind it. Of Larder's own those that are set, so that copying
@@ -213,7 +216,7 @@ impl Volume {
             return self.put_record(&mut tree, ino, rec);
         }
         if !attributes(ino, inode)?.contains_key(name) {
-            return Err(Error::NoAttribute.into());
+            return Err(absent(name).into());
         }
         let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         self.put_attribute(&mut tree, ino, rec, name, None)
@@ -426,12 +429,20 @@ fn check_flags(flags: i32, exists: bool) -> Result<()> {
     }
 }
 
-/// Refuses names outside of the namespaces that Linux knows.
+/// Why there is no attribute of this name.
+fn absent(name: &[u8]) -> Error {
+    check_namespace(name).err().unwrap_or(Error::NoAttribute)
+}
+
+/// Refuses names outside of the namespaces that Linux knows, and those that are a namespace alone.
 fn check_namespace(name: &[u8]) -> Result<()> {
+    if [acl::ACCESS, acl::DEFAULT].contains(&name) {
+        return Ok(());
+    }
     let known = [&b"user."[..], b"trusted.", b"security."];
-    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
-        Ok(())
-    } else {
-        Err(Error::NotSupported)
+    match known.iter().find(|prefix| name.starts_with(prefix)) {
+        Some(prefix) if name.len() > prefix.len() => Ok(()),
+        Some(_) => Err(Error::Invalid("an attribute needs a name behind its namespace".into())),
+        None => Err(Error::NotSupported),
     }
 }

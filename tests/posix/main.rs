@@ -5,6 +5,7 @@
 //! `LARDER_TEST_ENTRIES`, `LARDER_TEST_SECONDS`, `LARDER_TEST_SEED`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
 
+mod attributes;
 mod calls;
 mod capability;
 mod concurrency;

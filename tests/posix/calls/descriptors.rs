@@ -148,3 +148,16 @@ pub fn remove_mapped(file: &File, offset: usize, len: usize) -> Result<()> {
         outcome
     }
 }
+
+/// fgetxattr(2), without a name flistxattr(2), into so many bytes; returns the length of the answer.
+pub fn attribute_into(file: &File, name: Option<&str>, room: usize) -> Result<i64> {
+    let name = name.map(|name| std::ffi::CString::new(name).unwrap());
+    let mut answer = vec![0u8; room];
+    let (fd, start) = (file.as_raw_fd(), answer.as_mut_ptr());
+    // SAFETY: the name ends in NUL; at most the vector's length is written.
+    let len = match &name {
+        Some(name) => unsafe { libc::fgetxattr(fd, name.as_ptr(), start.cast(), room) },
+        None => unsafe { libc::flistxattr(fd, start.cast(), room) },
+    };
+    checked(len as i64)
+}
