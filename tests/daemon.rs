@@ -192,3 +192,21 @@ fn the_helper_of_mount_takes_what_mount_hands_it_and_refuses_what_it_does_not_kn
     assert!(unmounted.status.success(), "{}", stderr(&unmounted));
     assert!(line.contains(" fuse.larder ") && line.contains("noexec"), "{line}");
 }
+
+#[test]
+fn an_option_that_asks_for_access_times_is_answered_and_the_store_is_mounted() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, point) = (dir.path().join("store"), dir.path().join("mnt"));
+    fs::create_dir(&point).unwrap();
+    for (options, answered) in [("strictatime", true), ("noatime,nodiratime", false)] {
+        let mounted =
+            larder(["mount".as_ref(), "-o".as_ref(), options.as_ref(), store.as_os_str(), point.as_os_str()]);
+        let unmounted = umount(&point);
+        assert!(mounted.status.success() && unmounted.status.success(), "{}", stderr(&mounted));
+        let text = stderr(&mounted);
+        assert_eq!(text.contains("-o strictatime: ") && text.contains("noatime"), answered, "{text}");
+    }
+}

@@ -98,6 +98,12 @@ impl Mount {
                 point.display()
             );
         }
+        if let Some(option) = &options.access_times {
+            eprintln!(
+                "larder: -o {option}: reading changes no access times here, since the kernel keeps none for FUSE; \
+                 mounted with noatime"
+            );
+        }
         daemon::run(settings, file.is_none(), &point, &options, self.background, self.log_level.as_deref())
     }
 

@@ -9,7 +9,7 @@ use crate::config::NAMES;
 use crate::error::{Error, Result};
 
 /// Options that mean something to mount(8), systemd or the boot, and nothing to a filesystem.
-const NOT_OURS: [&str; 24] = [
+const NOT_OURS: [&str; 21] = [
     "defaults",
     "auto",
     "noauto",
@@ -19,15 +19,12 @@ const NOT_OURS: [&str; 24] = [
     "nofail",
     "_netdev",
     "async",
-    "relatime",
     "norelatime",
     "owner",
     "group",
-    "strictatime",
     "nostrictatime",
     "lazytime",
     "nolazytime",
-    "diratime",
     "nodiratime",
     "silent",
     "loud",
@@ -44,6 +41,9 @@ const NOT_OURS_WITH_VALUE: [&str; 6] = ["x-", "X-", "comment=", "user=", "uhelpe
 pub struct Options {
     /// Users other than the one who mounts may come in.
     pub allow_other: bool,
+    /// The option that asks for what a mount cannot do: that reading changes access times. The kernel keeps none of a FUSE
+    /// filesystem's, so each mount is `noatime`, and says so in /proc/mounts.
+    pub access_times: Option<String>,
     flags: Vec<MountOption>,
     /// Settings of the store that came among the options, by name: `-o storage-size-limit=10GiB`.
     pub settings: Vec<(String, String)>,
@@ -69,8 +69,14 @@ impl Options {
                 "nosuid" => MountOption::NoSuid,
                 "exec" => MountOption::Exec,
                 "noexec" => MountOption::NoExec,
-                "atime" => MountOption::Atime,
-                "noatime" => MountOption::NoAtime,
+                "noatime" => {
+                    options.access_times = None;
+                    continue;
+                }
+                "atime" | "relatime" | "strictatime" | "diratime" => {
+                    options.access_times = Some(option.to_owned());
+                    continue;
+                }
                 "sync" => MountOption::Sync,
                 "dirsync" => MountOption::DirSync,
                 known if NOT_OURS.contains(&known) => continue,
@@ -103,8 +109,6 @@ impl Options {
             MountOption::NoSuid => MountOption::Suid,
             MountOption::Exec => MountOption::NoExec,
             MountOption::NoExec => MountOption::Exec,
-            MountOption::Atime => MountOption::NoAtime,
-            MountOption::NoAtime => MountOption::Atime,
             _ => flag.clone(),
         };
         self.flags.retain(|other| *other != opposite && *other != flag);
@@ -136,6 +140,7 @@ impl Options {
             MountOption::CUSTOM("subtype=larder".to_owned()),
             MountOption::CUSTOM(format!("max_read={MAX_IO}")),
             MountOption::DefaultPermissions,
+            MountOption::NoAtime,
         ]);
         config.acl = if root || self.allow_other { SessionACL::All } else { SessionACL::Owner };
         config
@@ -167,6 +172,19 @@ mod tests {
         assert_eq!(options.settings, [("storage-size-limit".to_owned(), "1G".to_owned())]);
         assert_eq!(options.config(Path::new("/s"), false).acl, SessionACL::All);
         assert_eq!(Options::default().config(Path::new("/s"), false).acl, SessionACL::Owner);
+    }
+
+    #[test]
+    fn a_mount_is_noatime_and_an_option_that_asks_for_access_times_is_told() {
+        for asked in ["atime", "relatime", "strictatime", "diratime"] {
+            let options = Options::parse(["noatime", asked]).unwrap();
+            assert_eq!(options.access_times.as_deref(), Some(asked));
+            let config = options.config(Path::new("/s"), true);
+            assert!(config.mount_options.contains(&MountOption::NoAtime));
+        }
+        for honoured in ["relatime,noatime", "nodiratime,nostrictatime,norelatime", "rw"] {
+            assert_eq!(Options::parse([honoured]).unwrap().access_times, None, "{honoured}");
+        }
     }
 
     #[test]

@@ -64,6 +64,26 @@ fn times_are_kept_to_the_nanosecond_also_before_1970_and_far_ahead() {
 }
 
 #[test]
+fn a_mount_says_that_it_is_noatime_and_reading_changes_no_access_time() {
+    let Some(stage) = Stage::with(&["--cache-size-limit", "64MiB", "-o", "relatime"]) else { return };
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let point = stage.point();
+    let line = mounts.lines().find(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == point));
+    let options: Vec<&str> = line.unwrap().split(' ').nth(3).unwrap().split(',').collect();
+    assert!(options.contains(&"noatime") && !options.contains(&"relatime"), "{options:?}");
+    let (path, dir) = (stage.at("file"), stage.at("dir"));
+    fs::write(&path, "content").unwrap();
+    fs::create_dir(&dir).unwrap();
+    for path in [&path, &dir] {
+        // So old that relatime would move it.
+        set_times(path, (1_000_000, 5), (2_000_000, 5)).unwrap();
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"content");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    assert_eq!((access(&path), access(&dir)), ((1_000_000, 5), (1_000_000, 5)));
+}
+
+#[test]
 fn ctime_moves_with_every_change_and_with_nothing_else() {
     let Some(stage) = Stage::new() else { return };
     let (path, other, dir) = (stage.at("file"), stage.at("other"), stage.at("dir"));
