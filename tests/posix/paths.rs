@@ -269,6 +269,11 @@ fn kinds_are_made(ground: &Ground) {
         assert_eq!((stat.rdev(), stat.nlink(), stat.len()), (device, 1, 0), "{name}");
         assert_eq!(errno(mknod(&at(name), mode, device)), EEXIST, "{name}");
     }
+    // A listing tells the kind of each by itself: programs go by it without asking for more.
+    for entry in fs::read_dir(at(".")).unwrap().map(|entry| entry.unwrap()) {
+        let kind = fs::symlink_metadata(entry.path()).unwrap().file_type();
+        assert_eq!(entry.file_type().unwrap(), kind, "{:?}", entry.file_name());
+    }
     // A device works as the one of /dev.
     mknod(&at("zero"), chr | 0o600, libc::makedev(1, 5)).unwrap();
     let mut byte = [7; 10];

@@ -1,11 +1,11 @@
 //! The edges of the calls that move content: copy_file_range, preadv2 and pwritev2, fallocate, lseek, limits of size.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use crate::calls::descriptors::{
-    allocate, copy_range, count_signal, limit_file_size, read_with, remove_mapped, seek, signals, truncate,
-    write_with,
+    Aligned, allocate, copy_range, count_signal, limit_file_size, read_with, remove_mapped, seek, signals,
+    splice, transfer_at_once, truncate, write_with,
 };
 use crate::calls::paths::{self, mknod};
 use crate::ground::on_both;
@@ -259,5 +259,68 @@ fn lseek_keeps_to_its_edges() {
         assert_eq!(errno(seek(&open(&ground.at("fifo")), 0, libc::SEEK_SET)), libc::ESPIPE);
         let path_only = paths::open(&path, libc::O_PATH, 0).unwrap();
         assert_eq!(errno(seek(&path_only, 0, libc::SEEK_SET)), libc::EBADF);
+    });
+}
+
+#[test]
+fn asynchronous_direct_io_keeps_every_part_in_its_place_while_the_file_grows() {
+    on_both(|ground| {
+        const PART: usize = 64 << 10;
+        const PARTS: usize = 48;
+        let path = ground.at("file");
+        drop(open(&path));
+        let direct = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+        let byte = |n: usize, round: usize| (n + round * 60 + 1) as u8;
+        // Into an empty file, each part behind its end, in no order; then over them.
+        for round in 0..3 {
+            let order = (0..PARTS).map(|n| n * 29 % PARTS);
+            let mut memory: Vec<_> = order.map(|n| (n, Aligned::new(PART, 0, byte(n, round)))).collect();
+            let mut parts: Vec<_> =
+                memory.iter_mut().map(|(n, memory)| ((*n * PART) as i64, memory.bytes_mut(PART))).collect();
+            let results = transfer_at_once(&direct, true, &mut parts);
+            assert_eq!(results, [PART as i64; PARTS], "round {round}");
+            assert_eq!(direct.metadata().unwrap().len(), (PARTS * PART) as u64);
+            let content = fs::read(&path).unwrap();
+            for (n, part) in content.chunks(PART).enumerate() {
+                assert!(part.iter().all(|found| *found == byte(n, round)), "part {n} of round {round}");
+            }
+        }
+        let mut memory: Vec<_> = (0..PARTS + 2).map(|n| (n, Aligned::new(PART, 0, 0))).collect();
+        let mut parts: Vec<_> =
+            memory.iter_mut().map(|(n, memory)| ((*n * PART) as i64, memory.bytes_mut(PART))).collect();
+        let results = transfer_at_once(&direct, false, &mut parts);
+        assert_eq!(results[..PARTS], [PART as i64; PARTS]);
+        assert_eq!(results[PARTS..], [0, 0], "behind the end");
+        for (n, memory) in &memory[..PARTS] {
+            assert!(memory.bytes(PART).iter().all(|found| *found == byte(*n, 2)), "part {n}");
+        }
+    });
+}
+
+#[test]
+fn content_goes_through_pipes_without_being_copied() {
+    on_both(|ground| {
+        let (path, other) = (ground.at("file"), ground.at("other"));
+        let content = crate::Random::of(12).bytes(300_000);
+        fs::write(&path, &content).unwrap();
+        let (from, to) = (open_to_read(&path).unwrap(), open(&other));
+        let (reader, writer) = std::io::pipe().unwrap();
+        loop {
+            let filled = splice(&from, &writer, 64 << 10).unwrap();
+            if filled == 0 {
+                break;
+            }
+            // What is in the pipe are the pages of the file: a change of it now may show, and may not be lost.
+            let mut left = filled;
+            while left > 0 {
+                left -= splice(&reader, &to, left as usize).unwrap();
+            }
+        }
+        assert!(fs::read(&other).unwrap() == content);
+        assert_eq!(errno(splice(&from, &to, 10)), libc::EINVAL, "one side is a pipe");
+        let appending = File::options().append(true).open(&other).unwrap();
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        assert_eq!(errno(splice(&reader, &appending, 1)), libc::EINVAL);
+        assert!(fs::read(&other).unwrap() == content);
     });
 }

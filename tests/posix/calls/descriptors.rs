@@ -161,3 +161,75 @@ pub fn attribute_into(file: &File, name: Option<&str>, room: usize) -> Result<i6
     };
     checked(len as i64)
 }
+
+/// splice(2), each side's place its own; returns the bytes that were moved.
+pub fn splice(from: &impl AsRawFd, to: &impl AsRawFd, len: usize) -> Result<i64> {
+    let null = std::ptr::null_mut();
+    // SAFETY: both descriptors are open; no place is passed.
+    checked(unsafe { libc::splice(from.as_raw_fd(), null, to.as_raw_fd(), null, len, 0) } as i64)
+}
+
+/// What io_submit(2) takes (struct iocb).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Control {
+    data: u64,
+    key: u32,
+    rw_flags: i32,
+    opcode: u16,
+    priority: i16,
+    fd: u32,
+    buffer: u64,
+    len: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    event: u32,
+}
+
+/// What io_getevents(2) gives (struct io_event).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Event {
+    data: u64,
+    control: u64,
+    result: i64,
+    more: i64,
+}
+
+/// Reads (or where `write`, writes) all the parts at their places by asynchronous I/O, all under way at once; returns the
+/// result of each.
+pub fn transfer_at_once(file: &File, write: bool, parts: &mut [(i64, &mut [u8])]) -> Vec<i64> {
+    const PREAD: u16 = 0;
+    const PWRITE: u16 = 1;
+    let count = parts.len();
+    let mut controls: Vec<Control> = parts
+        .iter_mut()
+        .enumerate()
+        .map(|(n, (offset, bytes))| Control {
+            data: n as u64,
+            opcode: if write { PWRITE } else { PREAD },
+            fd: file.as_raw_fd() as u32,
+            buffer: bytes.as_mut_ptr() as u64,
+            len: bytes.len() as u64,
+            offset: *offset,
+            ..Control::default()
+        })
+        .collect();
+    let pointers: Vec<*mut Control> = controls.iter_mut().map(std::ptr::from_mut).collect();
+    let mut events = vec![Event::default(); count];
+    // SAFETY: controls, their buffers and the events outlive the calls: all are waited for, and the context is ended.
+    unsafe {
+        let mut context: libc::c_ulong = 0;
+        assert_eq!(libc::syscall(libc::SYS_io_setup, count, &mut context), 0);
+        assert_eq!(libc::syscall(libc::SYS_io_submit, context, count, pointers.as_ptr()), count as i64);
+        let (forever, events) = (std::ptr::null_mut::<libc::timespec>(), events.as_mut_ptr());
+        assert_eq!(
+            libc::syscall(libc::SYS_io_getevents, context, count, count, events, forever),
+            count as i64
+        );
+        assert_eq!(libc::syscall(libc::SYS_io_destroy, context), 0);
+    }
+    events.sort_by_key(|event| event.data);
+    events.iter().map(|event| event.result).collect()
+}
