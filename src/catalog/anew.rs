@@ -7,6 +7,7 @@ use super::Batch;
 use super::dump::DumpReader;
 use super::index::{Reach, build_with};
 use super::journal::{self, Directory, JournalFile};
+use super::local::FILE_LEN;
 use super::table::Layer;
 use crate::error::Result;
 use crate::format::Seq;
@@ -20,9 +21,6 @@ pub struct Recalled {
     /// The last one.
     pub last: Seq,
 }
-
-/// The length of the journal file that is made: that of the shortest, and later ones have their own.
-const FILE_LEN: u64 = 64 << 10;
 
 /// Applies the batches that a store's journal still has, in an unbroken row up to its end or to damage. What the index
 /// had is among them as far back as the files have not been written over. `verify` as in [`super::OpenOptions`]. None
@@ -53,7 +51,8 @@ pub fn build_anew(
 }
 
 fn files(io: &Arc<dyn Io>, dir: &Path) -> Result<(Directory, Vec<Arc<JournalFile>>)> {
-    let directory = Directory::open(io.clone(), dir.join("journal"), FILE_LEN)?;
+    // The file that is made is the shortest that there may be; later ones have their own length.
+    let directory = Directory::open(io.clone(), dir.join("journal"), *FILE_LEN.start())?;
     let files = directory.files()?.into_iter().map(Arc::new).collect();
     Ok((directory, files))
 }

@@ -68,11 +68,14 @@ impl Place {
             None => IMPOSSIBLE.to_owned(),
         };
         let why = self.damage.get_or_init(|| why);
-        Err(Error::Damaged(format!(
-            "{}: {why}; make the catalog anew with larder check --rebuild, or restore the store from a backup",
-            what()
-        )))
+        Err(lost(what(), why))
     }
+}
+
+/// The error of an index that cannot be used, and what to do then.
+pub(super) fn lost(place: impl std::fmt::Display, why: &str) -> Error {
+    let remedy = "make the catalog anew with larder check --rebuild, or restore the store from a backup";
+    Error::Damaged(format!("{place}: {why}; {remedy}"))
 }
 
 /// The index as of one checkpoint.
@@ -143,12 +146,7 @@ impl Index {
             file.drop_cached();
         }
         let place = Arc::new(Place::new(path));
-        let damaged = |why: &str| {
-            Error::Damaged(format!(
-                "{}: {why}; make the catalog anew with larder check --rebuild, or restore the store from a backup",
-                path.display()
-            ))
-        };
+        let damaged = |why: &str| lost(path.display(), why);
         if file.len().map_err(Error::io(format!("asking the length of {}", path.display())))? == 0 {
             return Err(damaged("the index is empty"));
         }

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::checkpoint::{self, Maintenance, Work};
 use super::commit::Commits;
-use super::index::{Index, Reach, Snapshot, draft_of};
+use super::index::{self, Index, Reach, Snapshot, draft_of};
 use super::journal::{self, Directory, JournalFile, Writer};
 use super::reserve::Reserve;
 use super::table::{self, Layer, Layers, Table};
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Inner {
 
 /// Smallest and largest length of a journal file, bytes. Large enough that files seldom change, small
 /// enough that filling one with zeros takes the background thread some tens of milliseconds.
-const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
+pub(super) const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
 
 /// Journal files in use at which a checkpoint begins.
 const FILES: u64 = 4;
@@ -132,11 +132,9 @@ impl LocalCatalog {
         let there = |path: &PathBuf| listed.iter().any(|p| p.file_name() == path.file_name());
         if !there(&path) {
             if !files.is_empty() {
-                return Err(Error::Damaged(format!(
-                    "{}: the index is missing, and the journal holds only what changed since its last \
-                     checkpoint; make the catalog anew with larder check --rebuild, or restore the store from a backup",
-                    path.display()
-                )));
+                let why =
+                    "the index is missing, and the journal holds only what changed since its last checkpoint";
+                return Err(index::lost(path.display(), why));
             }
             Index::create(&io, &path)?;
         } else if there(&draft_of(&path)) {

@@ -11,10 +11,10 @@ use crate::support::random::{Random, setting};
 use crate::support::sys;
 use crate::{BESIDE, MIB, is_sound, mark, watched};
 
-/// A C file whose object has half a megabyte that does not compress.
+/// A C file whose object has a megabyte that does not compress.
 fn source(dir: &Path, n: u64) -> PathBuf {
     let path = dir.join(format!("unit{n}.c"));
-    let bytes = Random::of(n + 1).bytes(512 << 10);
+    let bytes = Random::of(n + 1).bytes(MIB as usize);
     let mut text = format!("const char content{n}[] =\n");
     for line in bytes.chunks(64) {
         text.push('"');
@@ -43,8 +43,9 @@ fn a_build_cache_keeps_within_its_limit_and_builds_stay_right() {
     if !have("ccache") || !have("gcc") {
         return println!("skipped: ccache or gcc is not installed");
     }
-    // The long form has 200 MiB; at least twice the limit is written.
+    // The long form: LARDER_TEST_LIMIT_MIB=200 LARDER_TEST_UNITS=1000.
     let limit = setting("LARDER_TEST_LIMIT_MIB", 64) * MIB;
+    let units = setting("LARDER_TEST_UNITS", 3 * limit / MIB / 2);
     let flags = ["--cache-size-limit", "32MiB", "--cache-eviction-policy", "lru", "--storage-size-limit"];
     let text = limit.to_string();
     let flags: Vec<&str> = flags.into_iter().chain([text.as_str()]).collect();
@@ -53,7 +54,6 @@ fn a_build_cache_keeps_within_its_limit_and_builds_stay_right() {
     fs::create_dir(&cache).unwrap();
     mark(&cache, "evictable");
     let (sources, work) = (mounted.beside("sources"), mounted.beside("work"));
-    let units = 3 * limit / MIB;
     let mut objects: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let (mut hits, mut again) = (0, 0);
     let most = watched(&mounted, || {
@@ -62,7 +62,7 @@ fn a_build_cache_keeps_within_its_limit_and_builds_stay_right() {
             assert!(!hit, "unit {n} was never compiled before");
             objects.insert(n, object);
             // Now and then what was built a moment ago, and something that may be gone.
-            if n % 8 == 7 {
+            if n % 16 == 15 {
                 for old in (n - 5..n).chain([n / 3]) {
                     let (object, hit) = compile(&cache, &work, &sources.join(format!("unit{old}.c")));
                     assert!(
