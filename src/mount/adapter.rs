@@ -143,6 +143,36 @@ impl Adapter {
         }
     }
 
+    /// [`Adapter::answer`] for an operation that changes directories, each of which is kept as it is then.
+    ///
+    /// The kernel drops what it keeps of a directory's attributes when it changes the directory, but not an answer that was
+    /// given before and that it comes to read only afterwards: it would keep that one. A notification makes it pass over
+    /// such answers, and costs as much as a small request; so it is sent for the first change of a directory after a quiet
+    /// time. During and shortly after changes attributes are given for a second.
+    pub(super) fn answer_change<T: Send + 'static, R: Reply, const D: usize, const N: usize>(
+        &self,
+        request: Request,
+        dirs: [Ino; D],
+        data: [&[u8]; N],
+        reply: R,
+        done: impl FnOnce(R, T) + Send + 'static,
+        operation: impl Fn(&Volume, [&[u8]; N]) -> Step<T> + Send + 'static,
+    ) {
+        let kernel = self.kernel.clone();
+        let done = move |reply: R, (value, settled): (T, [bool; D])| {
+            for (dir, settled) in dirs.into_iter().zip(settled) {
+                if settled {
+                    kernel.forget_attributes(dir);
+                }
+            }
+            done(reply, value);
+        };
+        self.answer(request, data, reply, done, move |volume, data| {
+            let settled = dirs.map(|dir| volume.is_settled(dir));
+            Ok((operation(volume, data)?, settled))
+        });
+    }
+
     /// Lets a worker run an operation that waits, and answer.
     pub(super) fn wait<T, R: Reply>(
         &self,

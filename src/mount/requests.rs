@@ -214,9 +214,14 @@ impl Filesystem for Adapter {
     ) {
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
-        self.answer(Request::MkNod, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
-            volume.mknod(&caller, ino(dir), name, mode, rdev)
-        });
+        self.answer_change(
+            Request::MkNod,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            send_entry,
+            move |volume, [name]| volume.mknod(&caller, ino(dir), name, mode, rdev),
+        );
     }
 
     fn mkdir(
@@ -230,9 +235,14 @@ impl Filesystem for Adapter {
     ) {
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
-        self.answer(Request::MkDir, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
-            volume.mkdir(&caller, ino(dir), name, mode & 0o7777)
-        });
+        self.answer_change(
+            Request::MkDir,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            send_entry,
+            move |volume, [name]| volume.mkdir(&caller, ino(dir), name, mode & 0o7777),
+        );
     }
 
     fn symlink(
@@ -246,30 +256,50 @@ impl Filesystem for Adapter {
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), target.as_os_str().as_bytes()];
-        self.answer(Request::Symlink, data, reply, send_entry, move |volume, [name, target]| {
-            volume.symlink(&caller, ino(dir), name, target)
-        });
+        self.answer_change(
+            Request::Symlink,
+            [ino(dir)],
+            data,
+            reply,
+            send_entry,
+            move |volume, [name, target]| volume.symlink(&caller, ino(dir), name, target),
+        );
     }
 
     fn link(&self, _: &fuser::Request, of: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
         refuse_own!(reply, own::is(of), own::is(dir), own::is_name(dir, name));
-        self.answer(Request::Link, [name.as_bytes()], reply, send_entry, move |volume, [name]| {
-            volume.link(ino(of), ino(dir), name)
-        });
+        self.answer_change(
+            Request::Link,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            send_entry,
+            move |volume, [name]| volume.link(ino(of), ino(dir), name),
+        );
     }
 
     fn unlink(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         refuse_own!(reply, own::is(dir));
-        self.answer(Request::Unlink, [name.as_bytes()], reply, send_done, move |volume, [name]| {
-            volume.unlink(ino(dir), name)
-        });
+        self.answer_change(
+            Request::Unlink,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            send_done,
+            move |volume, [name]| volume.unlink(ino(dir), name),
+        );
     }
 
     fn rmdir(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
-        self.answer(Request::RmDir, [name.as_bytes()], reply, send_done, move |volume, [name]| {
-            volume.rmdir(ino(dir), name)
-        });
+        self.answer_change(
+            Request::RmDir,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            send_done,
+            move |volume, [name]| volume.rmdir(ino(dir), name),
+        );
     }
 
     fn rename(
@@ -292,9 +322,14 @@ impl Filesystem for Adapter {
         let caller = caller(request, 0);
         let Some(how) = convert::rename(flags, caller) else { return reply.error(Errno::EINVAL) };
         let data = [name.as_bytes(), new_name.as_bytes()];
-        self.answer(Request::Rename, data, reply, send_done, move |volume, [name, new_name]| {
-            volume.rename(ino(dir), name, ino(new_dir), new_name, how)
-        });
+        self.answer_change(
+            Request::Rename,
+            [ino(dir), ino(new_dir)],
+            data,
+            reply,
+            send_done,
+            move |volume, [name, new_name]| volume.rename(ino(dir), name, ino(new_dir), new_name, how),
+        );
     }
 
     fn create(
@@ -315,9 +350,14 @@ impl Filesystem for Adapter {
             let keep = FopenFlags::FOPEN_KEEP_CACHE;
             reply.created(&ttl(&entry), &attributes(&entry.attr), GENERATION, FileHandle(0), keep);
         };
-        self.answer(Request::Create, [name.as_bytes()], reply, done, move |volume, [name]| {
-            volume.mknod(&caller, ino(dir), name, mode, 0)
-        });
+        self.answer_change(
+            Request::Create,
+            [ino(dir)],
+            [name.as_bytes()],
+            reply,
+            done,
+            move |volume, [name]| volume.mknod(&caller, ino(dir), name, mode, 0),
+        );
     }
 
     fn open(&self, _: &fuser::Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {

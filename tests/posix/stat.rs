@@ -2,15 +2,23 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
 
 use libc::{EACCES, EINVAL, ENOENT, ENOTTY, EOPNOTSUPP, EPERM, UTIME_NOW, UTIME_OMIT};
 
-use crate::calls::descriptors::ioctl;
+use crate::calls::descriptors::{give_way, ioctl};
 use crate::calls::paths::{set_times, statx};
 use crate::ground::on_both;
 use crate::process::User;
 use crate::support::mounted::wait_until;
-use crate::{errno, open};
+use crate::{Stage, errno, open, setting};
+
+/// Who asks for attributes while they change.
+const ASKERS: usize = 6;
 
 const ALICE: User = User { uid: 4001, gid: 4001, groups: &[] };
 const BOB: User = User { uid: 4002, gid: 4002, groups: &[] };
@@ -109,6 +117,66 @@ fn statx_tells_what_it_says_that_it_tells() {
         let both = libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
         assert_eq!(errno(statx(&path, both, libc::STATX_ALL)), EINVAL);
         assert_eq!(errno(statx(&path, 1 << 30, libc::STATX_ALL)), EINVAL);
+    });
+}
+
+#[test]
+fn what_was_asked_of_a_directory_while_it_changed_is_not_kept() {
+    let Some(stage) = Stage::new() else { return };
+    // The first has never been at rest for a second, the others are when their turn comes.
+    let dirs: Vec<_> = (0..1000).map(|n| stage.at(n.to_string())).collect();
+    dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let made = Instant::now();
+    let (asking, through) = (Barrier::new(ASKERS + 1), Barrier::new(ASKERS + 1));
+    let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (asked_of, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let links = |dir: &Path, flags| statx(dir, flags, libc::STATX_BASIC_STATS).unwrap().stx_nlink;
+    let ask = || {
+        // Late to be run when its answer is there, which is when a change may come between.
+        give_way();
+        while {
+            asking.wait();
+            !over.load(Relaxed)
+        } {
+            while !stop.load(Relaxed) {
+                links(&dirs[asked_of.load(Relaxed)], libc::AT_STATX_FORCE_SYNC);
+                asked.fetch_add(1, Relaxed);
+            }
+            through.wait();
+        }
+    };
+    let round = |dir: usize, number: u32| {
+        asked_of.store(dir, Relaxed);
+        stop.store(false, Relaxed);
+        asking.wait();
+        let before = asked.load(Relaxed);
+        while asked.load(Relaxed) < before + 2 * ASKERS {
+            std::thread::yield_now();
+        }
+        fs::create_dir(dirs[dir].join(number.to_string())).unwrap();
+        stop.store(true, Relaxed);
+        through.wait();
+        // Asked as stat(2) does it: the kernel answers by itself while it takes what it keeps for valid.
+        wait_until("what is kept is as it is", Duration::from_secs(30), || {
+            links(&dirs[dir], libc::AT_STATX_SYNC_AS_STAT) == 2 + number
+        });
+    };
+    std::thread::scope(|scope| {
+        // However this ends: they wait for the next round.
+        (0..ASKERS).for_each(|_| _ = scope.spawn(ask));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let end = Instant::now() + Duration::from_secs(setting("LARDER_TEST_SECONDS", 3));
+            let mut rounds = 0;
+            while Instant::now() < end || made.elapsed() < Duration::from_secs(2) {
+                rounds += 1;
+                round(0, rounds);
+            }
+            (1..dirs.len()).for_each(|dir| round(dir, 1));
+            println!("{rounds} rounds");
+        }));
+        over.store(true, Relaxed);
+        asking.wait();
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
 }
 
