@@ -550,7 +550,7 @@ impl Volume {
     /// Removes all names of a key, unless something speaks against it by now. Returns the bytes that it took.
     fn evict_one(&self, seen: &Candidate, names: &Names) -> Result<Option<u64>> {
         let ino = seen.ino;
-        self.run(|volume| {
+        self.run_sparsely(|volume| {
             volume.ready()?;
             let mut tree = volume.tree.lock();
             let now = tree.now(&volume.clock);

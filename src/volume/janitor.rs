@@ -272,7 +272,7 @@ impl Volume {
     /// Removes a name, of a directory also when it has entries: those go with it, in the background.
     /// False when it names something else by now or, with `only_expired`, something that has not expired.
     fn detach(&self, dir: Ino, name: &[u8], ino: Ino, only_expired: bool) -> Result<bool> {
-        self.run(|volume| {
+        self.run_sparsely(|volume| {
             volume.ready()?;
             let mut tree = volume.tree.lock();
             let now = tree.now(&volume.clock);

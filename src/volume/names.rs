@@ -512,7 +512,8 @@ pub(super) fn drop_name(
     let mut parent = draft_record(tree, draft, dir)?;
     // What is in it counts until it is empty, and the directory that it is in may be gone before.
     if rec.kind() == Kind::Directory && !tree.quotas.is_empty() {
-        let payer = tree.get(entry.ino)?.payer;
+        // One that this draft makes has none yet.
+        let payer = tree.peek(entry.ino).and_then(|inode| inode.payer);
         rec.links = Links::One { parent: payer.unwrap_or(ROOT), name: name.into() };
     }
     parent.size -= 1;

@@ -55,14 +55,20 @@ fn evict(volume: &Volume, bytes: u64) -> u64 {
 /// The names in a directory, in order.
 fn names(volume: &Volume, dir: Ino) -> Vec<String> {
     let mut names = Vec::new();
-    volume
-        .run(|v| {
-            v.readdir(dir, 0, false, &mut |entry| {
-                names.push(String::from_utf8_lossy(entry.name).into_owned());
-                true
+    // A listing may end where something is missing in memory: it is at its end when nothing more comes.
+    let (mut after, mut last) = (0, u64::MAX);
+    while after != last {
+        last = after;
+        volume
+            .run(|v| {
+                v.readdir(dir, last, false, &mut |entry| {
+                    names.push(String::from_utf8_lossy(entry.name).into_owned());
+                    after = entry.cookie;
+                    true
+                })
             })
-        })
-        .unwrap();
+            .unwrap();
+    }
     names.retain(|name| name != "." && name != "..");
     names.sort();
     names

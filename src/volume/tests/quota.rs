@@ -235,6 +235,24 @@ fn a_limit_goes_with_its_directory_and_what_was_in_it_counts_until_it_is_removed
 }
 
 #[test]
+fn a_batch_may_make_and_remove_a_directory_below_a_limit() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let a = dir(&volume, ROOT, "a");
+    limit(&volume, a, "1MiB").unwrap();
+    let content = noise(1, 20_000);
+    let changes = [
+        Change { path: b"a/new/file", to: To::Content(&content, Default::default()) },
+        Change { path: b"a/new", to: To::Nothing { tree: true } },
+    ];
+    volume.apply(&ROOTS, &changes, false).unwrap();
+    assert_eq!(find(&volume, "a/new"), None);
+    let (kept, counted) = recounted(&volume);
+    assert_eq!((kept, counted), (vec![(a, 0, None)], vec![(a, 0, None)]));
+    volume.close().unwrap();
+}
+
+#[test]
 fn what_is_kept_up_is_what_a_count_finds_whatever_was_done() {
     let seed: u64 = std::env::var("LARDER_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let mut telling = 0;
