@@ -9,8 +9,7 @@
 //! the checksums of the blocks rely on.
 //!
 //! Invariants: a record that the disk has changed is told as `Damaged`, never returned; redb's panics end here.
-//! redb gives up after the first read that fails: all later ones tell of the same damage until the store is opened
-//! again.
+//! redb gives up after the first call that fails: from then on nothing is written, and a [`Standby`] reads.
 
 use std::io;
 use std::ops::Range;
@@ -18,18 +17,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::Value;
 use super::blocks::Blocks;
 use super::dump::DumpReader;
 use super::reserve::Reserve;
+use super::standby::{CATALOG, Standby, Table};
 use super::table::{Layer, Layers, merge};
 use crate::error::{Error, Result};
 use crate::format::Key;
 use crate::io::{File, Io};
 
-const CATALOG: TableDefinition<&[u8], &[u8]> = TableDefinition::new("catalog");
 const CHECKPOINT: TableDefinition<&[u8], &[u8]> = TableDefinition::new("checkpoint");
 
 /// How far the index reaches.
@@ -61,14 +60,16 @@ impl Place {
             Some(Err(redb::Error::Io(error))) => return Err(Error::io(what())(error)),
             Some(Err(redb::Error::Corrupted(why))) => why,
             // What redb says once it has given up; without damage, the disk has failed before.
-            Some(Err(error)) if self.damage.get().is_none() => {
-                return Err(Error::Io { what: what(), source: io::Error::other(error) });
-            }
-            Some(Err(error)) => error.to_string(),
+            Some(Err(error)) => match self.damage.get() {
+                None => return Err(Error::Io { what: what(), source: io::Error::other(error) }),
+                Some(why) => why.clone(),
+            },
             None => IMPOSSIBLE.to_owned(),
         };
-        let why = self.damage.get_or_init(|| why);
-        Err(lost(what(), why))
+        let found = lost(what(), &why);
+        // The first is what others come from.
+        let _ = self.damage.set(why);
+        Err(found)
     }
 }
 
@@ -81,36 +82,72 @@ pub(super) fn lost(place: impl std::fmt::Display, why: &str) -> Error {
 /// The index as of one checkpoint.
 #[derive(Clone)]
 pub(super) struct Snapshot {
-    table: Arc<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    table: Arc<Table>,
+    /// The newest record of the journal that it contains.
+    seq: u64,
     place: Arc<Place>,
+    standby: Arc<Standby>,
 }
 
 impl Snapshot {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        self.place.attempt("reading", || Ok(self.table.get(key)?.map(|value| value.value().to_vec())))
+        let get = |table: &Table| Ok(table.get(key)?.map(|value| value.value().to_vec()));
+        self.place.attempt("reading", || match get(&self.table) {
+            Err(redb::Error::PreviousIo) => self.standby.read(self.seq, get),
+            got => got,
+        })
     }
 
     /// The entries of a range, in order. Ends with the first error.
     pub fn range(&self, range: &Range<Key>) -> Result<impl Iterator<Item = Result<(Key, Value)>> + use<>> {
-        let place = self.place.clone();
-        let mut entries = Some(place.attempt("reading", || {
-            Ok(self.table.range::<&[u8]>(range.start.as_slice()..range.end.as_slice())?)
-        })?);
+        let Snapshot { table, seq, place, standby } = self.clone();
+        let mut rest = range.clone();
+        let mut entries = place.attempt("reading", || match begin(&table, &rest) {
+            Err(redb::Error::PreviousIo) => standby.read(seq, |table| begin(table, &rest)),
+            begun => begun,
+        })?;
+        let mut failed = false;
         Ok(std::iter::from_fn(move || {
-            let next = place.attempt("reading", || match entries.as_mut().and_then(Iterator::next) {
-                Some(entry) => {
-                    let (key, value) = entry?;
-                    Ok(Some((key.value().to_vec(), value.value().to_vec())))
+            if failed {
+                return None;
+            }
+            let next = place.attempt("reading", || match next(&mut entries) {
+                // On with what follows the last entry.
+                Err(redb::Error::PreviousIo) => {
+                    let (others, first) = standby.read(seq, |table| {
+                        let mut others = begin(table, &rest)?;
+                        let first = next(&mut others)?;
+                        Ok((others, first))
+                    })?;
+                    entries = others;
+                    Ok(first)
                 }
-                None => Ok(None),
+                next => next,
             });
-            if next.is_err() {
-                entries = None;
+            match &next {
+                Ok(Some((key, _))) => {
+                    rest.start.clone_from(key);
+                    rest.start.push(0);
+                }
+                Ok(None) => {}
+                Err(_) => failed = true,
             }
             next.transpose()
         }))
     }
+}
+
+type Entries = redb::Range<'static, &'static [u8], &'static [u8]>;
+
+fn begin(table: &Table, range: &Range<Key>) -> Result<Entries, redb::Error> {
+    Ok(table.range::<&[u8]>(range.start.as_slice()..range.end.as_slice())?)
+}
+
+fn next(entries: &mut Entries) -> Result<Option<(Key, Value)>, redb::Error> {
+    let Some(entry) = entries.next() else { return Ok(None) };
+    let (key, value) = entry?;
+    Ok(Some((key.value().to_vec(), value.value().to_vec())))
 }
 
 /// The index.
@@ -120,6 +157,7 @@ pub(super) struct Index {
     file: Arc<dyn File>,
     io: Arc<dyn Io>,
     place: Arc<Place>,
+    standby: Arc<Standby>,
     reserve: Arc<Reserve>,
 }
 
@@ -159,6 +197,7 @@ impl Index {
             file,
             io: io.clone(),
             place,
+            standby: Arc::new(Standby::new(io, path, cache)),
             reserve: reserve.clone(),
         };
         let reach = index.reach()?.ok_or_else(|| damaged("this is no index of a catalog"))?;
@@ -167,7 +206,7 @@ impl Index {
             let dir = index.dir();
             io.sync_dir(dir).map_err(Error::io(format!("flushing {}", dir.display())))?;
         }
-        let snapshot = index.snapshot()?;
+        let snapshot = index.snapshot(reach.seq)?;
         Ok((index, snapshot, reach))
     }
 
@@ -197,10 +236,12 @@ impl Index {
         })
     }
 
-    /// The index as of now.
-    pub fn snapshot(&self) -> Result<Snapshot> {
+    /// The index as of now; it contains the journal up to record `seq`.
+    fn snapshot(&self, seq: u64) -> Result<Snapshot> {
         let table = self.with("reading", |database| Ok(database.begin_read()?.open_table(CATALOG)?))?;
-        Ok(Snapshot { table: Arc::new(table), place: self.place.clone() })
+        self.standby.set_newest(seq);
+        let (place, standby) = (self.place.clone(), self.standby.clone());
+        Ok(Snapshot { table: Arc::new(table), seq, place, standby })
     }
 
     /// Tells, before anything is changed, whether the disk has room for these layers. redb cannot go on
@@ -222,7 +263,7 @@ impl Index {
     /// Writes layers (the newest last) in one durable transaction and returns the index that has them.
     pub fn commit(&self, layers: &Layers, reach: Reach) -> Result<Snapshot> {
         self.with("writing", |database| write(database, layers, reach))?;
-        self.snapshot()
+        self.snapshot(reach.seq)
     }
 
     /// Bytes on disk.

@@ -24,6 +24,7 @@ mod index;
 mod journal;
 mod local;
 mod reserve;
+mod standby;
 mod table;
 #[cfg(test)]
 mod tests;
