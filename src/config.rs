@@ -100,7 +100,7 @@ pub const CHANGEABLE: [&str; 2] = ["storage-size-limit", "cache-size-limit"];
 pub const FILE_NAME: &str = "larder.toml";
 
 /// The least memory that a store works with: a few of the largest pages, and some for each worker.
-pub const MIN_CACHE: u64 = 16 << 20;
+pub const MIN_CACHE: u64 = 8 << 20;
 
 /// The least disk that a store works with: one segment.
 pub const MIN_STORAGE: u64 = 64 << 20;
@@ -124,7 +124,7 @@ pub const NEW_FILE: &str = "\
 # The codec of new files: lz4, zstd:1 to zstd:19, gzip:1 to gzip:9, deflate, none, auto.
 # storage-compression = \"lz4\"
 
-# Memory for file content and metadata, at least 16MiB.
+# Memory for file content and metadata, at least 8MiB.
 # cache-size-limit = \"256MiB\"
 
 # How long new files live where no directory says another (user.larder.default-ttl).
@@ -300,7 +300,7 @@ impl Settings {
             },
             "cache-size-limit" => {
                 self.cache_size_limit =
-                    at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "16MiB").map_err(bad)?;
+                    at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "8MiB").map_err(bad)?;
             }
             "cache-ttl" => {
                 let ttl = match value {

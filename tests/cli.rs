@@ -86,7 +86,7 @@ fn a_setting_that_is_wrong_is_refused_before_anything_is_made() {
     let store = dir.path().join("store");
     let (point, path) = (point.to_str().unwrap(), store.to_str().unwrap());
     for (flag, expected) in [
-        (["--cache-size-limit", "1MiB"], "at least 16MiB"),
+        (["--cache-size-limit", "1MiB"], "at least 8MiB"),
         (["--storage-encryption", "aes-256-gcm"], "not yet available"),
         (["-o", "fancy"], "-o fancy"),
         (["-o", "storage-encryption=aes-256-gcm"], "not yet available"),

@@ -65,7 +65,7 @@ fn a_setting_of_a_later_version_is_refused_as_not_yet_available_and_its_default_
 #[test]
 fn values_out_of_range_are_refused() {
     for bad in [
-        "cache-size-limit = '15MiB'",
+        "cache-size-limit = '7MiB'",
         "storage-size-limit = '1MiB'",
         "cache-compression-threshold = '2MiB'",
         "commit-interval = '10ms'",

@@ -48,7 +48,7 @@ pub struct Mount {
     /// Not yet available in this version; only "none"
     #[arg(long, value_name = "CIPHER", help_heading = "Settings")]
     storage_encryption: Option<String>,
-    /// Memory for content and metadata, at least 16MiB [default: 256MiB]
+    /// Memory for content and metadata, at least 8MiB [default: 256MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Settings")]
     cache_size_limit: Option<String>,
     /// How long new files live, where no directory says another [default: never]

@@ -210,7 +210,7 @@ impl Held {
     }
 
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.opened.volume()?.run(|volume| volume.write(self.ino, offset, bytes, false)).map(drop)
+        self.opened.volume()?.write_blocking(self.ino, offset, bytes, false).map(drop)
     }
 
     pub fn size(&self) -> Result<u64> {

@@ -183,7 +183,8 @@ impl Volume {
         Error::Damaged(format!("{}: the content of page {} is lost", self.name_of(ino), no.0))
     }
 
-    /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless.
+    /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless, but where there is
+    /// little memory it may take the room that the rest waits for: see [`Volume::write_blocking`].
     /// `clear_suid`: suid and sgid bits must be cleared (the kernel tells). Returns whether there were any.
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Step<bool> {
         self.ready_to_add()?;
@@ -195,6 +196,23 @@ impl Volume {
         let now = tree.now(&self.clock);
         self.write_locked(&mut tree, ino, offset, data, now)?;
         if clear_suid { self.clear_suid_locked(&mut tree, ino, now) } else { Ok(false) }
+    }
+
+    /// [`Volume::write`] that waits. Page by page: the room of one that is written may be taken by the next.
+    pub fn write_blocking(&self, ino: Ino, offset: u64, data: &[u8], clear_suid: bool) -> Result<bool> {
+        // For the whole first: what has no room is not written in part.
+        let shift = self.run(|volume| {
+            volume.ready_to_add()?;
+            volume.room_for(&mut volume.tree.lock(), ino, offset, data.len() as u64)
+        })?;
+        let (mut rest, mut cleared) = (data, false);
+        for (no, within, count) in pieces(shift, offset, data.len() as u64) {
+            let (piece, behind) = rest.split_at(count.min(rest.len()));
+            rest = behind;
+            let at = (u64::from(no.0) << shift) + within as u64;
+            cleared |= self.run(|volume| volume.write(ino, at, piece, clear_suid))?;
+        }
+        Ok(cleared)
     }
 
     /// Takes the suid and sgid bits from a file whose content somebody who may not keep them is about to
@@ -219,19 +237,23 @@ impl Volume {
         Ok(true)
     }
 
-    /// Writes into the cache and changes size and times; not journalled.
-    fn write_locked(&self, tree: &mut Tree, ino: Ino, offset: u64, data: &[u8], now: Time) -> Step<()> {
+    /// Whether a write may be done as to the limits of the file, the disk and the directories; returns the file's page shift.
+    fn room_for(&self, tree: &mut Tree, ino: Ino, offset: u64, len: u64) -> Step<u8> {
         let inode = tree.file(ino)?;
-        let len = data.len() as u64;
+        let (shift, payer) = (inode.rec.page_shift, inode.payer);
         let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
-        check_size(end, inode.rec.page_shift)?;
-        let payer = inode.payer;
+        check_size(end, shift)?;
         self.check_disk(len)?;
         self.check_quota(tree, payer, None, len)?;
+        Ok(shift)
+    }
+
+    /// Writes into the cache and changes size and times; not journalled.
+    fn write_locked(&self, tree: &mut Tree, ino: Ino, offset: u64, data: &[u8], now: Time) -> Step<()> {
+        let shift = self.room_for(tree, ino, offset, data.len() as u64)?;
         let inode = tree.file(ino)?;
-        let shift = inode.rec.page_shift;
         let mut rest = data;
-        for (no, within, count) in pieces(shift, offset, len) {
+        for (no, within, count) in pieces(shift, offset, data.len() as u64) {
             let base = base(&inode.rec, inode.recorded_size, no);
             let (piece, behind) = rest.split_at(count.min(rest.len()));
             rest = behind;
@@ -553,7 +575,7 @@ impl Volume {
                 let count = (page - at % page).min(len - done);
                 let mut piece = Vec::new();
                 self.read_blocking(from, at, count as u32, false, &mut piece)?;
-                self.run(|volume| volume.write(to, target, &piece, false))?;
+                self.write_blocking(to, target, &piece, false)?;
                 count
             };
             done += count;

@@ -36,14 +36,18 @@ pub(super) struct Budget {
     catalog: usize,
 }
 
+/// The least room for dirty pages: an operation may change two of the largest pages together, while one of
+/// them is on its way to the disk as it was before.
+const LEAST_DIRTY: usize = 4 << 20;
+
 impl Budget {
-    /// Half for pages of content, of which half may be dirty, the rest for metadata. The journal grows with the
-    /// catalog's memory: in a store that must stay small it gets less.
+    /// Half for pages of content, of which half may be dirty (in a small cache more), the rest for metadata. The journal
+    /// grows with the catalog's memory: in a store that must stay small it gets less.
     pub fn of(settings: &Settings) -> Budget {
         let limit = settings.cache_size_limit as usize;
         let catalog =
             settings.storage_size_limit.map_or(limit / 4, |disk| (limit / 4).min(disk as usize / 8));
-        Budget { pages: limit / 2, dirty: limit / 4, tree: limit / 4, catalog }
+        Budget { pages: limit / 2, dirty: (limit / 4).max(LEAST_DIRTY), tree: limit / 4, catalog }
     }
 }
 

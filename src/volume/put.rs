@@ -164,7 +164,7 @@ impl Volume {
                     let ino = self.make_unnamed(caller, change.path, &new)?;
                     unnamed.files.push(ino);
                     for (n, part) in content.chunks(PART).enumerate() {
-                        self.run(|volume| volume.write(ino, (n * PART) as u64, part, false))?;
+                        self.write_blocking(ino, (n * PART) as u64, part, false)?;
                     }
                     self.flush_file(ino)?;
                     change.to = To::Unnamed(ino, new);

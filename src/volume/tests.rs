@@ -354,6 +354,42 @@ fn the_attributes_of_an_inode_have_a_limit_and_keep_to_the_flags_of_setxattr() {
 }
 
 #[test]
+fn in_the_least_memory_writes_over_several_of_the_largest_pages_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { cache_size_limit: crate::config::MIN_CACHE, ..Settings::new(dir.path()) };
+    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System).unwrap();
+    volume.run(|v| v.setxattr(&ROOTS, ROOT, b"user.larder.page-size", b"1MiB", 0)).unwrap();
+    let (writers, mib) = (8, 1 << 20);
+    let files: Vec<Ino> = (0..writers).map(|n| make(&volume, &n.to_string())).collect();
+    let (through, ended) = std::sync::mpsc::channel();
+    for (n, ino) in files.iter().copied().enumerate() {
+        let (volume, through) = (volume.clone(), through.clone());
+        std::thread::spawn(move || {
+            for round in 0..3 {
+                let data = noise(round * writers + n as u64, 7 * mib / 2);
+                volume.write_blocking(ino, mib as u64 / 2, &data, false).unwrap();
+                // From the middle of the second page to that of the fourth: its edges are written over with zeros.
+                volume
+                    .fallocate(ino, 3 * mib as u64 / 2, 2 * mib as u64, libc::FALLOC_FL_ZERO_RANGE)
+                    .unwrap();
+                let mut there = Vec::new();
+                volume.read_blocking(ino, 0, 4 * mib as u32, false, &mut there).unwrap();
+                let zeros = vec![0; 2 * mib];
+                assert!(
+                    there[mib / 2..3 * mib / 2] == data[..mib] && there[3 * mib / 2..7 * mib / 2] == zeros
+                );
+                assert!(there[7 * mib / 2..] == data[3 * mib..]);
+            }
+            through.send(()).unwrap();
+        });
+    }
+    for _ in 0..writers {
+        ended.recv_timeout(std::time::Duration::from_secs(120)).expect("all get on");
+    }
+    volume.close().unwrap();
+}
+
+#[test]
 fn the_page_size_is_set_on_what_is_empty_and_handed_down() {
     let dir = tempfile::tempdir().unwrap();
     let volume = real(dir.path());

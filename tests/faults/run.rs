@@ -67,6 +67,7 @@ struct Run<'a> {
 
 fn settings(workload: &Workload) -> Settings {
     let mut settings = Settings::new("/store");
+    // Not all of the index is in memory.
     settings.cache_size_limit = LEAST_CACHE;
     // Nothing is durable that no step has asked to be.
     settings.commit_interval = Duration::from_secs(3600);

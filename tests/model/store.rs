@@ -23,7 +23,7 @@ use super::system::{Check, Stat, System, fail};
 pub const START: i64 = 1_767_225_600_000_000_000;
 
 /// The least memory that a store works with.
-pub const LEAST_CACHE: u64 = 16 << 20;
+pub const LEAST_CACHE: u64 = 8 << 20;
 
 /// What a store lies on.
 #[derive(Debug)]
@@ -329,7 +329,7 @@ impl System for Store {
                     How::NoReplace => Rename::NoReplace,
                     How::Exchange => Rename::Exchange,
                 };
-                self.run(|volume| volume.rename(dir, name, new_dir, new_name, how)).map(done)
+                self.run(|volume| volume.rename(dir, name, new_dir, new_name, how)).map(|_| Reply::Done)
             }
             Call::Chmod { of, mode } => self.set(*of, SetAttr { mode: Some(*mode), ..SetAttr::default() }),
             Call::Chown { of, uid, gid } => {
