@@ -14,17 +14,18 @@ use std::any::Any;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use fuser::{
-    Errno, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert::{self, GENERATION, attr_ttl, attributes};
 use super::counters::Request;
 use super::errno;
 use super::figures::Mounted;
+use super::kernel::Kernel;
 use super::own::Own;
 use super::workers::Workers;
 use crate::error::{Error, Result};
@@ -38,27 +39,6 @@ pub(super) struct Adapter {
     pub(super) mounted: Mounted,
     pub(super) own: Arc<Own>,
     pub(super) kernel: Kernel,
-}
-
-/// What tells the kernel that attributes which it keeps are no longer true; there once it is mounted.
-#[derive(Clone, Default)]
-pub(super) struct Kernel(Arc<OnceLock<Notifier>>);
-
-impl Kernel {
-    pub(super) fn mounted(&self, notifier: Notifier) {
-        // Set once, by the one who mounts.
-        let _ = self.0.set(notifier);
-    }
-
-    /// Makes the kernel ask for an inode's attributes again, before it is told that its request is done:
-    /// it goes on executing a program with suid bits that it keeps. Content stays (the offset is
-    /// negative), so this waits for no page and may be called while a request is under way.
-    pub(super) fn forget_attributes(&self, ino: Ino) {
-        let told = self.0.get().map(|notifier| notifier.inval_inode(INodeNo(ino.0), -1, 0));
-        if let Some(Err(error)) = told {
-            log::debug!("telling the kernel of a change: {error}");
-        }
-    }
 }
 
 /// A reply that can say that the request failed.
@@ -141,36 +121,6 @@ impl Adapter {
                 });
             }
         }
-    }
-
-    /// [`Adapter::answer`] for an operation that changes directories, each of which is kept as it is then.
-    ///
-    /// The kernel drops what it keeps of a directory's attributes when it changes the directory, but not an answer that was
-    /// given before and that it comes to read only afterwards: it would keep that one. A notification makes it pass over
-    /// such answers, and costs as much as a small request; so it is sent for the first change of a directory after a quiet
-    /// time. During and shortly after changes attributes are given for a second.
-    pub(super) fn answer_change<T: Send + 'static, R: Reply, const D: usize, const N: usize>(
-        &self,
-        request: Request,
-        dirs: [Ino; D],
-        data: [&[u8]; N],
-        reply: R,
-        done: impl FnOnce(R, T) + Send + 'static,
-        operation: impl Fn(&Volume, [&[u8]; N]) -> Step<T> + Send + 'static,
-    ) {
-        let kernel = self.kernel.clone();
-        let done = move |reply: R, (value, settled): (T, [bool; D])| {
-            for (dir, settled) in dirs.into_iter().zip(settled) {
-                if settled {
-                    kernel.forget_attributes(dir);
-                }
-            }
-            done(reply, value);
-        };
-        self.answer(request, data, reply, done, move |volume, data| {
-            let settled = dirs.map(|dir| volume.is_settled(dir));
-            Ok((operation(volume, data)?, settled))
-        });
     }
 
     /// Lets a worker run an operation that waits, and answer.

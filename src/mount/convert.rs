@@ -24,8 +24,7 @@ pub(super) fn ttl(entry: &Entry) -> Duration {
 }
 
 /// How long the kernel may rely on an entry's attributes. Those that settle are asked for again: the size
-/// on disk of a file is known once its pages are flushed, a second after the last write; for directories see
-/// `Adapter::answer_change`.
+/// on disk of a file is known once its pages are flushed, a second after the last write.
 pub(super) fn attr_ttl(entry: &Entry) -> Duration {
     if entry.settling { ttl(entry).min(SETTLING) } else { ttl(entry) }
 }

@@ -2,8 +2,8 @@
 //! All that fuser gives and does not give stays behind this door.
 //!
 //! Invariants: the thread that reads /dev/fuse never waits for a disk, what would wait is handed to
-//! [`workers`]; notifications to the kernel are never sent from a thread that answers requests (the
-//! kernel may hold a directory's lock while it waits for our answer); an errno is chosen only in
+//! [`workers`]; notifications of names and of content are never sent from a thread that answers requests (the
+//! kernel may hold a directory's or a page's lock while it waits for our answer); an errno is chosen only in
 //! [`errno`]; the store is closed, and so durable, when [`session::run`] returns.
 
 mod adapter;
@@ -11,6 +11,7 @@ mod convert;
 pub mod counters;
 pub mod errno;
 pub mod figures;
+mod kernel;
 pub mod options;
 mod own;
 mod requests;

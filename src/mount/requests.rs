@@ -120,7 +120,8 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.kernel.asked(request);
         if own::is(dir) || own::is_name(dir, name) {
             return self.lookup_own(dir, name, reply);
         }
@@ -153,7 +154,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn getattr(&self, _: &fuser::Request, of: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &fuser::Request, of: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.kernel.asked(request);
         if own::is(of) {
             return match self.own.attr(of) {
                 Ok(attr) => reply.attr(&FOREVER, &attr),
@@ -181,6 +183,7 @@ impl Filesystem for Adapter {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         let change = SetAttr {
@@ -212,16 +215,13 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
-        self.answer_change(
-            Request::MkNod,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            send_entry,
-            move |volume, [name]| volume.mknod(&caller, ino(dir), name, mode, rdev),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_entry);
+        self.answer(Request::MkNod, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.mknod(&caller, ino(dir), name, mode, rdev)
+        });
     }
 
     fn mkdir(
@@ -233,16 +233,13 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
-        self.answer_change(
-            Request::MkDir,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            send_entry,
-            move |volume, [name]| volume.mkdir(&caller, ino(dir), name, mode & 0o7777),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_entry);
+        self.answer(Request::MkDir, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.mkdir(&caller, ino(dir), name, mode & 0o7777)
+        });
     }
 
     fn symlink(
@@ -253,53 +250,39 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), target.as_os_str().as_bytes()];
-        self.answer_change(
-            Request::Symlink,
-            [ino(dir)],
-            data,
-            reply,
-            send_entry,
-            move |volume, [name, target]| volume.symlink(&caller, ino(dir), name, target),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_entry);
+        self.answer(Request::Symlink, data, reply, done, move |volume, [name, target]| {
+            volume.symlink(&caller, ino(dir), name, target)
+        });
     }
 
-    fn link(&self, _: &fuser::Request, of: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, request: &fuser::Request, of: INodeNo, dir: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(of), own::is(dir), own::is_name(dir, name));
-        self.answer_change(
-            Request::Link,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            send_entry,
-            move |volume, [name]| volume.link(ino(of), ino(dir), name),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_entry);
+        self.answer(Request::Link, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.link(ino(of), ino(dir), name)
+        });
     }
 
-    fn unlink(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         refuse_own!(reply, own::is(dir));
-        self.answer_change(
-            Request::Unlink,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            send_done,
-            move |volume, [name]| volume.unlink(ino(dir), name),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_done);
+        self.answer(Request::Unlink, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.unlink(ino(dir), name)
+        });
     }
 
-    fn rmdir(&self, _: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &fuser::Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
-        self.answer_change(
-            Request::RmDir,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            send_done,
-            move |volume, [name]| volume.rmdir(ino(dir), name),
-        );
+        let done = self.kernel.once_changed(request, [dir], send_done);
+        self.answer(Request::RmDir, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.rmdir(ino(dir), name)
+        });
     }
 
     fn rename(
@@ -322,14 +305,15 @@ impl Filesystem for Adapter {
         let caller = caller(request, 0);
         let Some(how) = convert::rename(flags, caller) else { return reply.error(Errno::EINVAL) };
         let data = [name.as_bytes(), new_name.as_bytes()];
-        self.answer_change(
-            Request::Rename,
-            [ino(dir), ino(new_dir)],
-            data,
-            reply,
-            send_done,
-            move |volume, [name, new_name]| volume.rename(ino(dir), name, ino(new_dir), new_name, how),
-        );
+        let (kernel, by) = (self.kernel.clone(), request.pid());
+        let done = move |reply: ReplyEmpty, moved: [Option<Ino>; 2]| {
+            kernel.changed(by, moved.into_iter().flatten());
+            reply.ok();
+        };
+        let done = self.kernel.once_changed(request, [dir, new_dir], done);
+        self.answer(Request::Rename, data, reply, done, move |volume, [name, new_name]| {
+            volume.rename(ino(dir), name, ino(new_dir), new_name, how)
+        });
     }
 
     fn create(
@@ -342,6 +326,7 @@ impl Filesystem for Adapter {
         _: i32,
         reply: ReplyCreate,
     ) {
+        self.kernel.asked(request);
         refuse_own!(reply, own::is(dir), own::is_name(dir, name));
         let caller = caller(request, umask);
         let mode = libc::S_IFREG | mode & 0o7777;
@@ -350,14 +335,10 @@ impl Filesystem for Adapter {
             let keep = FopenFlags::FOPEN_KEEP_CACHE;
             reply.created(&ttl(&entry), &attributes(&entry.attr), GENERATION, FileHandle(0), keep);
         };
-        self.answer_change(
-            Request::Create,
-            [ino(dir)],
-            [name.as_bytes()],
-            reply,
-            done,
-            move |volume, [name]| volume.mknod(&caller, ino(dir), name, mode, 0),
-        );
+        let done = self.kernel.once_changed(request, [dir], done);
+        self.answer(Request::Create, [name.as_bytes()], reply, done, move |volume, [name]| {
+            volume.mknod(&caller, ino(dir), name, mode, 0)
+        });
     }
 
     fn open(&self, _: &fuser::Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -431,9 +412,17 @@ impl Filesystem for Adapter {
             }
             reply.written(written);
         };
-        self.answer(Request::Write, [data], reply, done, move |volume, [data]| {
-            volume.write(ino(of), offset, data, clear_suid)
-        });
+        self.count(Request::Write);
+        match guarded(|| self.volume.write(ino(of), offset, data, clear_suid)) {
+            Ok(cleared) => done(reply, cleared),
+            Err(Pause::Fail(error)) => reply.error(errno::report(Request::Write.name(), &error)),
+            Err(Pause::Wait(_)) => {
+                let data = Box::<[u8]>::from(data);
+                self.wait(Request::Write, reply, done, move |volume| {
+                    volume.write_blocking(ino(of), offset, &data, clear_suid)
+                });
+            }
+        }
     }
 
     fn fsync(&self, _: &fuser::Request, of: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
@@ -461,12 +450,13 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _: &fuser::Request,
+        request: &fuser::Request,
         of: INodeNo,
         _: FileHandle,
         after: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        self.kernel.asked(request);
         if own::is(of) {
             return self.list_own(Request::ReadDirPlus, after, reply);
         }
@@ -497,7 +487,8 @@ impl Filesystem for Adapter {
         refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), value];
-        self.answer(Request::SetXAttr, data, reply, send_done, move |volume, [name, value]| {
+        let done = self.kernel.once_changed(request, [of], send_done);
+        self.answer(Request::SetXAttr, data, reply, done, move |volume, [name, value]| {
             volume.setxattr(&caller, ino(of), name, value, flags)
         });
     }
@@ -528,7 +519,8 @@ impl Filesystem for Adapter {
     fn removexattr(&self, request: &fuser::Request, of: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
-        self.answer(Request::RemoveXAttr, [name.as_bytes()], reply, send_done, move |volume, [name]| {
+        let done = self.kernel.once_changed(request, [of], send_done);
+        self.answer(Request::RemoveXAttr, [name.as_bytes()], reply, done, move |volume, [name]| {
             volume.removexattr(&caller, ino(of), name)
         });
     }
@@ -546,7 +538,8 @@ impl Filesystem for Adapter {
         self.count(Request::FAllocate);
         refuse_own!(reply, own::is(of));
         let suid = self.suid_falls(request);
-        self.wait(Request::FAllocate, reply, send_done, move |volume| {
+        let done = self.kernel.once_changed(request, [of], send_done);
+        self.wait(Request::FAllocate, reply, done, move |volume| {
             suid(volume, ino(of))?;
             volume.fallocate(ino(of), offset, len, mode)
         });

@@ -9,31 +9,14 @@ use super::tree::Inode;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::Error;
-use crate::format::{Ino, InodeRecord, Kind, keys};
+use crate::format::{Ino, Kind, keys};
 use crate::shelf;
 
 /// Where keys are evicted: how long a name may be relied upon, so that the use of a file is seen at all. Each minute of
 /// use costs a lookup.
 const USE_SEEN: Duration = Duration::from_secs(60);
 
-/// For how long after a change the attributes of a directory may change at any moment, nanoseconds. A second: who asks for them once
-/// in that time asks again, which costs one question a second of each directory that is being changed, and of no other.
-const SETTLES: i64 = 1_000_000_000;
-
-/// Whether a directory changed a short time ago. Its attributes are then given for a moment only ([`Entry::settling`]): who keeps
-/// them may get them late, behind a further change, and would never ask again.
-fn settles(rec: &InodeRecord, now: Time) -> bool {
-    rec.kind() == Kind::Directory && now.0.saturating_sub(rec.ctime.0) < SETTLES
-}
-
 impl Volume {
-    /// Whether the attributes of a directory are given for good, so that who keeps them must be told of the next change.
-    pub fn is_settled(&self, dir: Ino) -> bool {
-        let tree = self.tree.lock();
-        let now = tree.now(&self.clock);
-        tree.peek(dir).is_none_or(|inode| !settles(&inode.rec, now))
-    }
-
     /// An inode's attributes as they are at `now`.
     pub(super) fn entry_of(&self, ino: Ino, inode: &Inode, now: Time) -> Entry {
         let rec = &inode.rec;
@@ -60,7 +43,7 @@ impl Volume {
                 btime: rec.btime,
             },
             valid,
-            settling: inode.dirty || settles(rec, now),
+            settling: inode.dirty,
         }
     }
 

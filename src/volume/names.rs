@@ -360,8 +360,16 @@ impl Volume {
     }
 
     /// Gives a key another name; on `Replace` what was there is replaced in the same step, and the
-    /// content of the renamed file is on its way to the disk before its name is.
-    pub fn rename(&self, dir: Ino, name: &[u8], new_dir: Ino, new_name: &[u8], how: Rename) -> Step<()> {
+    /// content of the renamed file is on its way to the disk before its name is. Returns whose time of change moved, those of
+    /// the directories aside.
+    pub fn rename(
+        &self,
+        dir: Ino,
+        name: &[u8],
+        new_dir: Ino,
+        new_name: &[u8],
+        how: Rename,
+    ) -> Step<[Option<Ino>; 2]> {
         match how {
             Rename::Whiteout { .. } => self.ready_to_add()?,
             _ => self.ready()?,
@@ -389,7 +397,7 @@ impl Volume {
         if let Some(target) = &target
             && target.ino == source.ino
         {
-            return Ok(());
+            return Ok([None, None]);
         }
         self.check_payer(&mut tree, source.ino, dir, new_dir)?;
         if let Some(target) = &target
@@ -434,7 +442,7 @@ impl Volume {
             draft.entry(dir, name, Some((target.ino, target.kind)));
             draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
             self.commit(&mut tree, draft)?;
-            return Ok(());
+            return Ok([Some(source.ino), Some(target.ino)]);
         }
         if let Some(target) = &target {
             match (source.kind == Kind::Directory, target.kind == Kind::Directory) {
@@ -473,7 +481,7 @@ impl Volume {
         draft.entry(dir, name, left);
         draft.entry(new_dir, new_name, Some((source.ino, source.kind)));
         self.commit(&mut tree, draft)?;
-        Ok(())
+        Ok([Some(source.ino), None])
     }
 
     /// Puts a whiteout into a draft: its inode and the directory that it is in. It gets no time to live, since what it hides

@@ -104,8 +104,7 @@ pub struct Entry {
     pub attr: Attr,
     /// The time until the key expires, or until its use would be seen no more; `None`: it stays until a notification.
     pub valid: Option<Duration>,
-    /// Whether the attributes will change soon: by themselves (the size on disk, once dirty pages are flushed), or since they
-    /// are of a directory that is being changed.
+    /// Whether the attributes will soon change by themselves: the size on disk, once dirty pages are flushed.
     pub settling: bool,
 }
 

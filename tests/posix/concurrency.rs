@@ -15,7 +15,6 @@ use nix::unistd::{Pid, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use crate::linear::{DIRS, Event, Kind, NAMES, Node, Op, State, Verdict, check};
 use crate::process::{Child, Wire};
-use crate::support::mounted::wait_until;
 use crate::support::sys;
 use crate::watchdog;
 use crate::{Random, Stage, setting};
@@ -261,10 +260,7 @@ fn walk(top: &Path) -> BTreeMap<u64, (PathBuf, Option<Vec<u8>>)> {
                 todo.push((dir.join(entry.file_name()), place.join(entry.file_name())));
             }
         }
-        // The kernel keeps for up to a second what was asked while the directory changed.
-        wait_until(&format!("{} links of {}", 2 + inner, place.display()), Duration::from_secs(30), || {
-            fs::metadata(&dir).unwrap().nlink() == 2 + inner
-        });
+        assert_eq!(stat.nlink(), 2 + inner, "links of {}", place.display());
         let content = fs::read(dir.join("file")).ok();
         let twice = found.insert(stat.ino(), (place.clone(), content));
         assert_eq!(twice, None, "{} is one directory at two places", place.display());

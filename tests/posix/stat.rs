@@ -1,8 +1,8 @@
 //! What is told of a file, and who may set its times.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -15,6 +15,7 @@ use crate::calls::paths::{set_times, statx};
 use crate::ground::on_both;
 use crate::process::User;
 use crate::support::mounted::wait_until;
+use crate::support::sys;
 use crate::{Stage, errno, open, setting};
 
 /// Who asks for attributes while they change.
@@ -120,63 +121,137 @@ fn statx_tells_what_it_says_that_it_tells() {
     });
 }
 
-#[test]
-fn what_was_asked_of_a_directory_while_it_changed_is_not_kept() {
-    let Some(stage) = Stage::new() else { return };
-    // The first has never been at rest for a second, the others are when their turn comes.
-    let dirs: Vec<_> = (0..1000).map(|n| stage.at(n.to_string())).collect();
-    dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
-    let made = Instant::now();
-    let (asking, through) = (Barrier::new(ASKERS + 1), Barrier::new(ASKERS + 1));
-    let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (asked_of, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let links = |dir: &Path, flags| statx(dir, flags, libc::STATX_BASIC_STATS).unwrap().stx_nlink;
-    let ask = || {
+/// Threads that ask for the attributes of one path over and over while it changes.
+struct Askers<'a> {
+    paths: &'a [PathBuf],
+    begin: Barrier,
+    end: Barrier,
+    stop: AtomicBool,
+    over: AtomicBool,
+    asked_of: AtomicUsize,
+    asked: AtomicUsize,
+}
+
+impl Askers<'_> {
+    /// Runs `rounds` beside threads that ask whenever it calls [`Askers::during`].
+    fn beside(paths: &[PathBuf], rounds: impl FnOnce(&Askers)) {
+        let askers = Askers {
+            paths,
+            begin: Barrier::new(ASKERS + 1),
+            end: Barrier::new(ASKERS + 1),
+            stop: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            asked_of: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+        };
+        std::thread::scope(|scope| {
+            (0..ASKERS).for_each(|_| _ = scope.spawn(|| askers.ask()));
+            // However this ends: they wait for the next round.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rounds(&askers)));
+            askers.over.store(true, Relaxed);
+            askers.begin.wait();
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+    }
+
+    fn ask(&self) {
         // Late to be run when its answer is there, which is when a change may come between.
         give_way();
         while {
-            asking.wait();
-            !over.load(Relaxed)
+            self.begin.wait();
+            !self.over.load(Relaxed)
         } {
-            while !stop.load(Relaxed) {
-                links(&dirs[asked_of.load(Relaxed)], libc::AT_STATX_FORCE_SYNC);
-                asked.fetch_add(1, Relaxed);
+            while !self.stop.load(Relaxed) {
+                told(&self.paths[self.asked_of.load(Relaxed)], libc::AT_STATX_FORCE_SYNC);
+                self.asked.fetch_add(1, Relaxed);
             }
-            through.wait();
+            self.end.wait();
         }
-    };
-    let round = |dir: usize, number: u32| {
-        asked_of.store(dir, Relaxed);
-        stop.store(false, Relaxed);
-        asking.wait();
-        let before = asked.load(Relaxed);
-        while asked.load(Relaxed) < before + 2 * ASKERS {
+    }
+
+    /// Makes a change while all ask for the attributes of a path. None is asking when it returns.
+    fn during(&self, path: usize, change: impl FnOnce()) {
+        self.asked_of.store(path, Relaxed);
+        self.stop.store(false, Relaxed);
+        self.begin.wait();
+        let before = self.asked.load(Relaxed);
+        while self.asked.load(Relaxed) < before + 2 * ASKERS {
             std::thread::yield_now();
         }
-        fs::create_dir(dirs[dir].join(number.to_string())).unwrap();
-        stop.store(true, Relaxed);
-        through.wait();
-        // Asked as stat(2) does it: the kernel answers by itself while it takes what it keeps for valid.
-        wait_until("what is kept is as it is", Duration::from_secs(30), || {
-            links(&dirs[dir], libc::AT_STATX_SYNC_AS_STAT) == 2 + number
-        });
-    };
-    std::thread::scope(|scope| {
-        // However this ends: they wait for the next round.
-        (0..ASKERS).for_each(|_| _ = scope.spawn(ask));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let end = Instant::now() + Duration::from_secs(setting("LARDER_TEST_SECONDS", 3));
-            let mut rounds = 0;
-            while Instant::now() < end || made.elapsed() < Duration::from_secs(2) {
-                rounds += 1;
-                round(0, rounds);
+        change();
+        self.stop.store(true, Relaxed);
+        self.end.wait();
+    }
+}
+
+fn told(path: &Path, flags: libc::c_int) -> libc::statx {
+    statx(path, flags, libc::STATX_BASIC_STATS).unwrap()
+}
+
+#[test]
+fn what_was_asked_of_a_directory_while_it_changed_is_not_kept() {
+    let Some(stage) = Stage::new() else { return };
+    let dirs: Vec<_> = (0..1000).map(|n| stage.at(n.to_string())).collect();
+    dirs.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    Askers::beside(&dirs, |askers| {
+        let round = |dir: usize, number: u32| {
+            askers.during(dir, || fs::create_dir(dirs[dir].join(number.to_string())).unwrap());
+            // Asked as stat(2) does it: the kernel answers by itself while it takes what it keeps for valid.
+            assert_eq!(told(&dirs[dir], libc::AT_STATX_SYNC_AS_STAT).stx_nlink, 2 + number);
+        };
+        let end = Instant::now() + Duration::from_secs(setting("LARDER_TEST_SECONDS", 3));
+        let mut rounds = 0;
+        while Instant::now() < end {
+            rounds += 1;
+            round(0, rounds);
+        }
+        (1..dirs.len()).for_each(|dir| round(dir, 1));
+        println!("{rounds} rounds");
+    });
+}
+
+#[test]
+fn what_was_asked_of_a_file_while_it_changed_is_not_kept() {
+    let Some(stage) = Stage::new() else { return };
+    // The file is asked for by a name of its own, which stays.
+    let [asked, name, other] = ["asked", "name", "other"].map(|name| stage.at(name));
+    fs::write(&name, [1; 10_000]).unwrap();
+    fs::hard_link(&name, &asked).unwrap();
+    fs::write(&other, "other").unwrap();
+    let file = File::options().read(true).write(true).open(&asked).unwrap();
+    file.sync_all().unwrap();
+    let attribute = b"user.of";
+    let changes: [(&str, &dyn Fn(u32)); 8] = [
+        ("an attribute is set", &|round| sys::setxattr(&asked, attribute, &round.to_le_bytes(), 0).unwrap()),
+        ("an attribute is removed", &|_| sys::removexattr(&asked, attribute).unwrap()),
+        ("it is renamed", &|_| fs::rename(&name, stage.at("renamed")).unwrap()),
+        ("it is renamed back", &|_| fs::rename(stage.at("renamed"), &name).unwrap()),
+        ("it is exchanged", &|_| sys::rename(&other, &name, libc::RENAME_EXCHANGE).unwrap()),
+        ("a hole is punched", &|_| {
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            sys::fallocate(&file, mode, 0, 10).unwrap();
+        }),
+        ("it is copied into", &|_| assert_eq!(sys::copy_file_range(&file, 0, &file, 5000, 10).unwrap(), 10)),
+        ("its mode is set", &|round| {
+            fs::set_permissions(&asked, PermissionsExt::from_mode(0o600 | round & 1)).unwrap()
+        }),
+    ];
+    Askers::beside(std::slice::from_ref(&asked), |askers| {
+        let end = Instant::now() + Duration::from_secs(setting("LARDER_TEST_SECONDS", 3));
+        let mut rounds = 0;
+        while Instant::now() < end {
+            rounds += 1;
+            for (what, change) in &changes {
+                askers.during(0, || change(rounds));
+                // As stat(2) asks, then by a question to the daemon.
+                let [kept, true_one] = [libc::AT_STATX_SYNC_AS_STAT, libc::AT_STATX_FORCE_SYNC]
+                    .map(|flags| told(&asked, flags).stx_ctime)
+                    .map(|time| (time.tv_sec, time.tv_nsec));
+                assert_eq!(kept, true_one, "round {rounds}: {what}");
             }
-            (1..dirs.len()).for_each(|dir| round(dir, 1));
-            println!("{rounds} rounds");
-        }));
-        over.store(true, Relaxed);
-        asking.wait();
-        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            sys::rename(&other, &name, libc::RENAME_EXCHANGE).unwrap();
+        }
+        println!("{rounds} rounds");
     });
 }
 

@@ -34,7 +34,7 @@ fn try_write(volume: &Volume, ino: Ino, offset: u64, bytes: u64) -> Result<()> {
 }
 
 fn rename(volume: &Volume, from: Ino, name: &str, to: Ino, new: &str) -> Result<()> {
-    volume.run(|v| v.rename(from, name.as_bytes(), to, new.as_bytes(), Rename::Replace))
+    volume.run(|v| v.rename(from, name.as_bytes(), to, new.as_bytes(), Rename::Replace)).map(drop)
 }
 
 /// What a directory has used, once all is stored.
