@@ -4,6 +4,7 @@ mod backup;
 mod crash;
 mod default_ttl;
 mod evict;
+mod expiry;
 mod quota;
 
 use std::path::Path;

@@ -211,7 +211,10 @@ impl Volume {
                 _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
                 Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
-                Own::Expires | Own::Ttl => return self.set_expiry(&mut tree, ino, rec, None, None),
+                Own::Expires | Own::Ttl => {
+                    self.check_there(&mut tree, ino, now)?;
+                    return self.set_expiry(&mut tree, ino, rec, None, None);
+                }
             }
             return self.put_record(&mut tree, ino, rec);
         }
@@ -261,6 +264,9 @@ impl Volume {
         let text = std::str::from_utf8(value)
             .map_err(|_| Error::Invalid(format!("user.larder.{}: the value must be text", own.name())))?
             .trim();
+        if matches!(own, Own::Touch | Own::Expires | Own::Ttl) {
+            self.check_there(tree, ino, now)?;
+        }
         let inode = tree.get(ino)?;
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         let (expires, period) = match own {
@@ -307,6 +313,14 @@ impl Volume {
             return Err(Error::NotPermitted.into());
         }
         self.set_expiry(tree, ino, rec, expires, period)
+    }
+
+    /// Whether a key's life can be prolonged. Not that of one that is gone: others have been told so, and who touches
+    /// it through a handle must learn it.
+    fn check_there(&self, tree: &mut Tree, ino: Ino, now: Time) -> Step<()> {
+        let rec = &tree.get(ino)?.rec;
+        let (expires, nlink) = (rec.expires, rec.nlink);
+        if nlink == 0 || self.has_expired(tree, expires, now) { Err(Error::NotFound.into()) } else { Ok(()) }
     }
 
     /// Sets the page size of a file that has no content, or of what will be created in a directory.
@@ -358,8 +372,7 @@ impl Volume {
         if let Some(old) = rec.expires {
             draft.batch.delete(keys::expiry(old.secs(), ino));
         }
-        // The mark of an unlinked inode would never be worked off.
-        if let Some(new) = expires.filter(|_| rec.nlink > 0) {
+        if let Some(new) = expires {
             draft.batch.put(keys::expiry(new.secs(), ino), Vec::new());
         }
         rec.expires = expires;
