@@ -15,6 +15,8 @@ pub(super) struct Dirty {
     pub changes: Changes,
     /// Numbers of the patches that the catalog holds: handed out and not superseded.
     pub patches: std::ops::Range<u32>,
+    /// Bytes of these, as far as they were large.
+    pub riding: usize,
     /// First written, counted anew from the start of a flush.
     pub since: Instant,
     /// Place in the queue: rises with `since`.

@@ -268,7 +268,17 @@ impl Cache {
     /// The patches of a file that [`Cache::patches`] gave are in the catalog: `upto` has, by page, the number behind the
     /// last one. Nobody may have written to these pages since, nor taken patches of them.
     pub fn journalled(&self, ino: Ino, upto: &[(PageNo, u32)]) {
-        self.state.lock().journalled(ino, upto);
+        let mut state = self.state.lock();
+        let wake = state.journalled(ino, upto) && state.due_waiters > 0;
+        drop(state);
+        if wake {
+            self.due.notify_one();
+        }
+    }
+
+    /// Whether content comes to the catalog as patches faster than it is flushed.
+    pub fn rides_too_much(&self) -> bool {
+        self.state.lock().rides_too_much()
     }
 
     /// Takes in a page that was put together at recovery from its frame and the journalled patches
@@ -286,7 +296,7 @@ impl Cache {
 
     /// Begins to flush up to `max_bytes` (but at least one page) of dirty pages that are due: those that were
     /// written to their end at once; others when first written longer than `age` ago, or when the dirty pages
-    /// are above half of their limit or someone waits for room (oldest first). Pages of one file stay together and in order.
+    /// are above half of their limit, much of their content rides in the catalog, or someone waits for room (oldest first). Pages of one file stay together and in order.
     ///
     /// A full page that is written somewhere in the middle is not due at once: a database writes
     /// the same page many times over.

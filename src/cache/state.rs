@@ -16,6 +16,14 @@ use crate::format::{Ino, PageNo, Patch};
 /// files, 60 in the LRU, 200 for a dirty page).
 pub(super) const PAGE_OVERHEAD: usize = 768;
 
+/// The part of the dirty limit that patches in the catalog may take before their pages are due: a quarter of the catalog's
+/// table. A checkpoint writes what is in the table into the index; patches would be taken out of it again a moment later.
+const RIDING: usize = 16;
+
+/// Bytes of changes that count for that. Fewer cost the index hardly more than the record of the frame that replaces them, so they
+/// are left to age: what is overwritten meanwhile is never compressed.
+const LARGE: usize = 4096;
+
 /// A page that has more patches than this is flushed instead of journalled again.
 const MOST_PATCHES: u32 = 16;
 
@@ -41,6 +49,8 @@ pub(super) struct State {
     pub dirty: usize,
     pub limit: usize,
     pub dirty_limit: usize,
+    /// Bytes of large patches that the catalog holds.
+    riding: usize,
     /// For each flush under way the bytes that it holds alone: those of its content once the page has got another, or is gone.
     flights: HashMap<u64, usize>,
     /// Flushes under way by file.
@@ -74,6 +84,7 @@ impl State {
             dirty: 0,
             limit,
             dirty_limit: dirty_limit.min(limit),
+            riding: 0,
             flights: HashMap::new(),
             flying: HashMap::new(),
             last_ticket: 0,
@@ -145,7 +156,17 @@ impl State {
 
     /// Whether dirty pages of any age are due.
     pub fn pressed(&self) -> bool {
-        self.dirty * 2 > self.dirty_limit || self.room_waiters > 0
+        self.dirty * 2 > self.dirty_limit || self.rides_much() || self.room_waiters > 0
+    }
+
+    /// Whether the catalog holds so many patches that its next checkpoint would have much to do with them.
+    fn rides_much(&self) -> bool {
+        self.riding > self.dirty_limit / RIDING
+    }
+
+    /// Whether it holds twice as many: they are brought faster than they are stored.
+    pub fn rides_too_much(&self) -> bool {
+        self.riding > 2 * self.dirty_limit / RIDING
     }
 
     fn take_clean(&mut self, id: PageId) -> Option<Content> {
@@ -168,6 +189,7 @@ impl State {
         let file = self.files.get_mut(&id.ino)?;
         let page = file.dirty.remove(&id.no)?;
         file.dirty_bytes -= page.content.len();
+        self.riding -= page.riding;
         if file.clean.is_empty() && file.dirty.is_empty() {
             self.files.remove(&id.ino);
         }
@@ -184,6 +206,7 @@ impl State {
             content,
             changes,
             patches: 0..patches,
+            riding: 0,
             since: Instant::now(),
             turn: self.last_turn,
             full,
@@ -460,10 +483,14 @@ impl State {
         Some(patches)
     }
 
-    pub fn journalled(&mut self, ino: Ino, upto: &[(PageNo, u32)]) {
-        let Some(file) = self.files.get_mut(&ino) else { return };
+    pub fn journalled(&mut self, ino: Ino, upto: &[(PageNo, u32)]) -> Urgent {
+        let rode_much = self.rides_much();
+        let Some(file) = self.files.get_mut(&ino) else { return false };
         for (no, end) in upto {
             let Some(page) = file.dirty.get_mut(no) else { continue };
+            let bytes = Some(page.changes.bytes()).filter(|bytes| *bytes >= LARGE).unwrap_or(0);
+            page.riding += bytes;
+            self.riding += bytes;
             page.changes = Changes::default();
             page.patches.end = *end;
             if let Some(flight) = &mut page.flight {
@@ -474,6 +501,7 @@ impl State {
                 }
             }
         }
+        !rode_much && self.rides_much()
     }
 
     pub fn insert_patched(&mut self, id: PageId, content: Content, patches: u32) -> bool {
@@ -580,6 +608,10 @@ impl State {
         let Some((flight, page)) = self.end_flush(flush) else { return Flushed::Gone };
         let patches = page.patches.start..flight.patches;
         page.patches.start = flight.patches;
+        if page.patches.is_empty() {
+            let rode = std::mem::take(&mut page.riding);
+            self.riding -= rode;
+        }
         self.requeue(flush.id);
         if !flight.changed
             && let Some(page) = self.take_dirty(flush.id)
@@ -643,6 +675,9 @@ impl State {
             self.files.values().flat_map(|f| f.dirty.values()).filter(|p| p.flight.is_none()).count();
         assert_eq!(self.queues.full.len() + self.queues.partial.len(), waiting);
         assert_eq!(self.flying.values().sum::<usize>(), self.flights.len());
+        let pages = || self.files.values().flat_map(|file| file.dirty.values());
+        assert_eq!(self.riding, pages().map(|page| page.riding).sum::<usize>());
+        assert!(pages().all(|page| page.riding == 0 || !page.patches.is_empty()));
         for file in self.files.values() {
             assert!(!(file.clean.is_empty() && file.dirty.is_empty()));
             assert_eq!(file.dirty_bytes, file.dirty.values().map(|p| p.content.len()).sum::<usize>());

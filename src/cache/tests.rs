@@ -53,6 +53,32 @@ fn a_small_file_costs_little() {
 }
 
 #[test]
+fn large_patches_in_the_catalog_make_their_pages_due_and_small_ones_do_not() {
+    let age = Duration::from_secs(3600);
+    for (len, due) in [(1000, false), (PAGE, true)] {
+        let cache = Cache::new(4 << 20, 1 << 20);
+        let limit = (1 << 20) / 16;
+        let mut bytes = 0;
+        for ino in 1.. {
+            cache.write(id(ino, 0), 0, &vec![1; len], 128 << 10, Base::Absent).unwrap();
+            let patches = cache.patches(Ino(ino), usize::MAX, None).unwrap();
+            cache.journalled(Ino(ino), &upto(&patches));
+            bytes += len;
+            assert_eq!(cache.rides_too_much(), due && bytes > 2 * limit, "{bytes}");
+            if bytes > 2 * limit {
+                break;
+            }
+            assert_eq!(due && bytes > limit, cache.state.lock().pressed(), "{bytes}");
+        }
+        let flushes = cache.flush_due(age, usize::MAX);
+        assert_eq!(!flushes.is_empty(), due);
+        flushes.iter().for_each(|flush| _ = cache.finish_flush(flush));
+        assert!(!cache.rides_too_much() && cache.flush_due(age, usize::MAX).is_empty());
+        cache.state.lock().verify();
+    }
+}
+
+#[test]
 fn cutting_a_hole_makes_no_page() {
     let cache = Cache::new(1 << 20, 1 << 19);
     assert_eq!(cache.may_cut(id(1, 0), 7, Base::Absent), Ok(()));

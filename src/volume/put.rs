@@ -174,6 +174,9 @@ impl Volume {
             }
             staged.push(change);
         }
+        if riding > 0 {
+            self.help_to_store();
+        }
         let mut patience = names + PATIENCE;
         let (there, events) = loop {
             match self.try_apply(caller, &staged) {

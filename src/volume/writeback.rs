@@ -41,17 +41,33 @@ impl Volume {
         while !self.stopping() {
             self.cache.wait_due(FLUSH_AGE, super::IDLE);
             loop {
-                let flushes = self.cache.flush_due(FLUSH_AGE, FLUSH_BYTES);
-                if flushes.is_empty() {
-                    break;
-                }
-                if let Err(error) = self.store(flushes) {
-                    log::error!("pages could not be stored, they stay in memory: {error}");
-                    self.pause(Duration::from_millis(200));
-                    break;
+                match self.store_due() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        log::error!("pages could not be stored, they stay in memory: {error}");
+                        self.pause(Duration::from_millis(200));
+                        break;
+                    }
                 }
             }
         }
+    }
+
+    /// Stores some of what is due. False when nothing is.
+    fn store_due(&self) -> Result<bool> {
+        let flushes = self.cache.flush_due(FLUSH_AGE, FLUSH_BYTES);
+        if flushes.is_empty() {
+            return Ok(false);
+        }
+        self.store(flushes).map(|()| true)
+    }
+
+    /// Lets who brings content in batches faster than it is stored help to store it: a checkpoint would have to put it into
+    /// the index, and the next one to take it out again.
+    pub(super) fn help_to_store(&self) {
+        // Where it fails, the write-back threads will say so.
+        while self.cache.rides_too_much() && self.store_due().unwrap_or(false) {}
     }
 
     /// Stores all that a file has unflushed, and waits for what others are storing of it.
