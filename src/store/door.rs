@@ -47,6 +47,21 @@ pub(super) fn no_file() -> Error {
     Error::Invalid("it is no regular file, so it has no content".into())
 }
 
+/// Bytes that are read at a time.
+const PART: u32 = 1 << 20;
+
+/// All that a file has. `read_at` appends up to so many bytes from an offset; fewer only at the end.
+pub(super) fn whole(read_at: impl Fn(u64, u32, &mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let start = content.len();
+        read_at(start as u64, PART, &mut content)?;
+        if content.len() - start < PART as usize {
+            return Ok(content);
+        }
+    }
+}
+
 /// Calls the same method behind either door.
 macro_rules! through {
     ($self:expr, $door:ident => $call:expr) => {
@@ -68,6 +83,11 @@ impl Door {
             Door::Opened(door) => Ok(door.open(path)?.map(Source::Opened)),
             Door::Mounted(door) => Ok(door.open(path)?.map(Source::Mounted)),
         }
+    }
+
+    /// The whole content of a file; `None` where there is none.
+    pub fn get(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        through!(self, door => door.get(path))
     }
 
     /// The value of an attribute; `None` when it is not set. Errors: `NotFound` when the path is not there.

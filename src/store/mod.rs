@@ -74,9 +74,6 @@ use crate::shelf;
 use crate::volume::{Change, To};
 use door::Door;
 
-/// Bytes that are read at a time.
-const PART: u32 = 1 << 20;
-
 /// A store. Clones are the same store; it is closed with the last of them and of the readers and writers made by them.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -194,15 +191,7 @@ impl Store {
     /// symbolic link or another file without content. [`Error::Damaged`]: what is stored is not what was.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         let key = Key::new(key)?;
-        let Some(source) = self.door.open(key.as_bytes())? else { return Ok(None) };
-        let mut value = Vec::new();
-        loop {
-            let start = value.len();
-            source.read_at(start as u64, PART, &mut value)?;
-            if value.len() - start < PART as usize {
-                return Ok(Some(value));
-            }
-        }
+        self.door.get(key.as_bytes())
     }
 
     /// Reads the value of a key piece by piece; `None` when it is not there.

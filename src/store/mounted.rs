@@ -19,7 +19,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use parking_lot::Mutex;
 
-use super::door::{Node, Status, no_file};
+use super::door::{Node, Status, no_file, whole};
 use super::key::{STAGED, split};
 use super::opened::umask;
 use super::remote::{self, Call, error_of};
@@ -125,6 +125,11 @@ impl Mounted {
             mtime: Time::new(metadata.mtime(), metadata.mtime_nsec() as u32),
             page_shift: (metadata.blksize() as u32).trailing_zeros(),
         }))
+    }
+
+    pub fn get(self: &Arc<Mounted>, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let file = self.open(path)?;
+        file.map(|file| whole(|offset, len, out| file.read_at(offset, len, out))).transpose()
     }
 
     pub fn open(self: &Arc<Mounted>, path: &[u8]) -> Result<Option<Opened>> {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::door::{Node, Status};
+use super::door::{Node, Status, no_file, whole};
 use super::{Key, KeyLock, lock};
 use crate::error::{Error, Result};
 use crate::format::{Ino, Kind, ROOT};
 use crate::volume::{
-    Aligned, Caller, Change, Chores, Cleaned, Entry, NewFile, Pause, Place, Scrubbed, To, Volume,
+    Aligned, Caller, Change, Chores, Cleaned, Entry, Got, NewFile, Pause, Place, Scrubbed, To, Volume,
 };
 
 /// A volume, closed with the last user of this.
@@ -40,6 +40,15 @@ fn found<T>(outcome: Result<T>) -> Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(Error::NotFound | Error::NotADirectory) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// What is held, if it has content.
+fn file(held: Held, kind: Kind) -> Result<Held> {
+    match kind {
+        Kind::File => Ok(held),
+        Kind::Directory => Err(Error::IsADirectory),
+        _ => Err(no_file()),
     }
 }
 
@@ -79,12 +88,17 @@ impl Opened {
     }
 
     pub fn open(self: &Arc<Opened>, path: &[u8]) -> Result<Option<Held>> {
-        match self.hold(path)? {
-            None => Ok(None),
-            Some((held, _, Kind::File)) => Ok(Some(held)),
-            Some((_, _, Kind::Directory)) => Err(Error::IsADirectory),
-            Some(_) => Err(super::door::no_file()),
-        }
+        self.hold(path)?.map(|(held, _, kind)| file(held, kind)).transpose()
+    }
+
+    pub fn get(self: &Arc<Opened>, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let (ino, kind) = match found(self.volume()?.run(|volume| volume.get(path)))? {
+            None => return Ok(None),
+            Some(Got::Content(content)) => return Ok(Some(content)),
+            Some(Got::Held(ino, kind)) => (ino, kind),
+        };
+        let held = file(Held { opened: Arc::clone(self), ino }, kind)?;
+        whole(|offset, len, out| held.read_at(offset, len, out)).map(Some)
     }
 
     pub fn attribute(self: &Arc<Opened>, path: &[u8], name: &str) -> Result<Option<Vec<u8>>> {

@@ -35,6 +35,7 @@ pub(crate) mod fuzz {
     //! What reads attributes.
     pub(crate) use super::{acl::Acl, marks::Mark};
 }
+mod get;
 mod janitor;
 mod limits;
 mod load;
@@ -76,6 +77,7 @@ use crate::shelf::uses::Uses;
 pub use chores::{Chores, Cleaned};
 pub use evict::Aligned;
 use evict::Evictor;
+pub use get::Got;
 use limits::Limits;
 pub use moment::Moment;
 pub use open::RESTORING;

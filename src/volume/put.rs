@@ -496,26 +496,6 @@ impl Volume {
         })
     }
 
-    /// Finds a key and takes a reference to what it names, which [`Volume::forget`] gives back. Symbolic links are
-    /// not followed: one on the way is `NotADirectory`.
-    pub fn resolve(&self, path: &[u8]) -> Step<(Entry, Kind)> {
-        let names = check_path(path)?;
-        let mut tree = self.tree.lock();
-        let now = tree.now(&self.clock);
-        let mut ino = ROOT;
-        for name in names {
-            ino = tree.find(ino, name)?.ok_or(Error::NotFound)?.ino;
-            let expires = tree.get(ino)?.rec.expires;
-            if self.has_expired(&mut tree, expires, now) {
-                return Err(Error::NotFound.into());
-            }
-        }
-        let inode = tree.get(ino)?;
-        let found = (self.entry_of(ino, inode, now), inode.rec.kind());
-        tree.refs.take(ino);
-        Ok(found)
-    }
-
     /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is
     /// waiting for us.
     pub fn wait_told(&self) {

@@ -5,7 +5,9 @@ mod crash;
 mod default_ttl;
 mod evict;
 mod expiry;
+mod get;
 mod quota;
+mod readahead;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -24,6 +24,12 @@ const INODE_WEIGHT: usize = 450;
 /// What an entry in memory costs beside its name.
 const ENTRY_WEIGHT: usize = 96;
 
+/// Files between two that are read one after the other, at most, where a directory is read in order.
+const NEAR: usize = 4;
+
+/// How often in a row that must have been so, for a directory to be read ahead.
+const IN_ORDER: u8 = 2;
+
 /// Extended attributes by name.
 pub(super) type Attributes = BTreeMap<Box<[u8]>, Vec<u8>>;
 
@@ -50,6 +56,8 @@ pub(super) struct Inode {
     pub payer: Payer,
     /// Where a sequential reader would go on; of a directory, the cookie of the file that was read last.
     pub next_read: u64,
+    /// Of a directory: how often in a row a file was read that is listed shortly behind the one before.
+    in_order: u8,
     weight: usize,
 }
 
@@ -160,6 +168,7 @@ impl Inode {
             version,
             payer: None,
             next_read: 0,
+            in_order: 0,
             weight: 0,
         }
     }
@@ -515,23 +524,32 @@ impl Tree {
         }
     }
 
-    /// When the files of a directory are being read in the order in which they are listed, and this one
-    /// was reached: the next ones that have content and fit one page, of up to `most` entries.
+    /// When the files of a directory are being read in the order in which they are listed, and this one was reached: the
+    /// next ones that have content and fit one page, of up to `most` entries. Who reads here and there gets none.
     pub fn listed_behind(&mut self, ino: Ino, most: usize) -> Vec<Ino> {
         let Some(Links::One { parent, name }) = self.peek(ino).map(|inode| &inode.rec.links) else {
             return Vec::new();
         };
         let (parent, hash) = (*parent, hash_of(name));
         let Some(dir) = self.inodes.peek_mut(&parent) else { return Vec::new() };
-        let last = std::mem::replace(&mut dir.next_read, cookie(hash, 0));
+        let here = cookie(hash, 0);
+        let last = std::mem::replace(&mut dir.next_read, here);
         let Some(entries) = dir.entries.as_ref().filter(|entries| entries.complete) else {
             return Vec::new();
         };
-        // In order: the last one read lies a few entries before, or up to all that were read ahead.
-        let in_order = last > 0
-            && last < cookie(hash, 0)
-            && entries.by_cookie.range(last + 1..cookie(hash, 0)).nth(most + 8).is_none();
-        if !in_order {
+        // Once files are read ahead, who reads them is not seen before he has come to their end.
+        let near = if dir.in_order < IN_ORDER { NEAR } else { most + NEAR };
+        let files = |from: u64, to: u64| {
+            entries.by_cookie.range(from + 1..to).filter(|(_, entry)| entry.kind == Kind::File)
+        };
+        let is_near = |from, to| last > 0 && from < to && files(from, to).nth(near).is_none();
+        if is_near(last, here) {
+            dir.in_order = dir.in_order.saturating_add(1);
+        } else if !is_near(here, last) {
+            // Several that share the work are one before the other now and then.
+            dir.in_order = 0;
+        }
+        if dir.in_order < IN_ORDER || here < last {
             return Vec::new();
         }
         let next: Vec<Ino> =

@@ -1,0 +1,64 @@
+//! What is got by its key is what is read.
+
+use super::*;
+use crate::format::Kind;
+
+#[test]
+fn a_key_is_got_as_its_file_is_read_from_memory_and_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    // The content, and the size that it is cut or stretched to.
+    let files = [
+        ("empty", 0, 0),
+        ("small", 100, 100),
+        ("stretched", 100, 5000),
+        ("cut", 5000, 100),
+        ("hole", 0, 5000),
+        ("page", PAGE, PAGE),
+        ("pages", PAGE + 1, PAGE + 1),
+    ];
+    for (name, len, size) in files {
+        let ino = make(&volume, name);
+        write(&volume, ino, 0, &noise(len, len as usize));
+        resize(&volume, ino, size);
+        volume.forget(ino, 1);
+    }
+    volume.run(|v| v.mkdir(&ROOTS, ROOT, b"directory", 0o755)).unwrap();
+    volume.run(|v| v.symlink(&ROOTS, ROOT, b"link", b"small")).unwrap();
+    let check = |volume: &Volume, in_memory: bool| {
+        for (name, len, size) in files {
+            let mut expected = noise(len, len as usize);
+            expected.resize(size as usize, 0);
+            let single = size <= PAGE;
+            match volume.run(|v| v.get(name.as_bytes())).unwrap() {
+                Got::Content(content) => assert!(content == expected && single, "{name}"),
+                Got::Held(ino, Kind::File) => {
+                    // Of a hole there is nothing in memory before it is read.
+                    assert!(!single || !in_memory || len == 0, "{name}");
+                    assert!(read(volume, ino, 0, 1 << 20) == expected, "{name}");
+                    volume.forget(ino, 1);
+                }
+                Got::Held(_, kind) => panic!("{name}: {kind:?}"),
+            }
+        }
+        for (name, expected) in [("directory", Kind::Directory), ("link", Kind::Symlink)] {
+            let got = volume.run(|v| v.get(name.as_bytes())).unwrap();
+            assert!(matches!(got, Got::Held(_, kind) if kind == expected), "{name}: {got:?}");
+        }
+        for name in ["nothing", "directory/nothing"] {
+            let got = volume.run(|v| v.get(name.as_bytes()));
+            assert!(matches!(got, Err(Error::NotFound)), "{name}: {got:?}");
+        }
+        for name in ["small/below", "link/below"] {
+            let got = volume.run(|v| v.get(name.as_bytes()));
+            assert!(matches!(got, Err(Error::NotADirectory)), "{name}: {got:?}");
+        }
+    };
+    check(&volume, true);
+    volume.close().unwrap();
+    let volume = real(dir.path());
+    check(&volume, false);
+    // Now it has been read.
+    check(&volume, true);
+    volume.close().unwrap();
+}
