@@ -276,11 +276,6 @@ impl Cache {
         }
     }
 
-    /// Whether content comes to the catalog as patches faster than it is flushed.
-    pub fn rides_too_much(&self) -> bool {
-        self.state.lock().rides_too_much()
-    }
-
     /// Takes in a page that was put together at recovery from its frame and the journalled patches
     /// `0..patches`: dirty, with nothing that is not journalled. Ignores the dirty limit. On false it was not taken
     /// in: there is no room (flush what is dirty, then try again), or the page is dirty already.

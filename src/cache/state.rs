@@ -164,11 +164,6 @@ impl State {
         self.riding > self.dirty_limit / RIDING
     }
 
-    /// Whether it holds twice as many: they are brought faster than they are stored.
-    pub fn rides_too_much(&self) -> bool {
-        self.riding > 2 * self.dirty_limit / RIDING
-    }
-
     fn take_clean(&mut self, id: PageId) -> Option<Content> {
         let file = self.files.get_mut(&id.ino)?;
         let content = file.clean.remove(&id.no)?;

@@ -207,6 +207,17 @@ impl Draft {
         self.in_memory.push(InMemory::Journalled(ino, upto));
     }
 
+    /// What a new file has, all of it unjournalled: its pages have no patches yet.
+    pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
+        let mut upto = Vec::new();
+        for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
+            self.batch
+                .put(keys::patch(ino, no, 0), encode(&Patch::Data { offset: 0, bytes: bytes.to_vec() }));
+            upto.push((no, 1));
+        }
+        self.in_memory.push(InMemory::Journalled(ino, upto));
+    }
+
     /// An inode that leaves for good.
     pub fn remove_inode(&mut self, ino: Ino) {
         self.batch.delete(keys::inode(ino));

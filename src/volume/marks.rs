@@ -5,7 +5,7 @@
 
 use super::Volume;
 use super::draft::Draft;
-use super::names::draft_record;
+use super::names::drafted;
 use super::tree::{Attributes, Tree};
 use super::types::Step;
 use super::xattr::attributes;
@@ -101,8 +101,8 @@ impl Volume {
                 // It was checked when it was set: `never` is no number.
                 return Ok(std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
             }
-            match draft_record(tree, draft, at)?.links {
-                Links::One { parent, .. } if at != ROOT => at = parent,
+            match &drafted(tree, draft, at)?.links {
+                Links::One { parent, .. } if at != ROOT => at = *parent,
                 _ => return Ok(self.settings.cache_ttl),
             }
         }

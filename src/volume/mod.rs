@@ -30,6 +30,7 @@ mod compact;
 mod draft;
 mod evict;
 mod file;
+mod framed;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzz {
     //! What reads attributes.
@@ -139,6 +140,8 @@ pub struct Volume {
     uncompactable: Mutex<HashSet<SegmentId>>,
     /// The last frame's number.
     frames: AtomicU64,
+    /// Bytes of content on their way into frames that are not in the cache.
+    framing: AtomicU64,
     readahead: Readahead,
     /// Uses of keys that are not in the catalog yet.
     uses: Mutex<Uses>,
@@ -251,7 +254,7 @@ impl Volume {
 
     /// Refuses content for which there is no room on the disk; asks for it where none is reserved yet.
     fn check_disk(&self, len: u64) -> Step<()> {
-        let dirty = self.cache.dirty_bytes();
+        let dirty = self.cache.dirty_bytes() + self.framing.load(Ordering::Relaxed);
         // A page that does not compress takes a header more than its content.
         let need = dirty + len + (dirty + len) / 64 + (64 << 10);
         if self.segments.reserved() >= need { Ok(()) } else { Err(Pause::Wait(Need::Disk(need))) }

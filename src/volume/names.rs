@@ -549,11 +549,16 @@ pub(super) fn drop_name(
 }
 
 /// An inode as the draft has it so far.
-pub(super) fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
+pub(super) fn drafted<'a>(tree: &'a mut Tree, draft: &'a Draft, ino: Ino) -> Step<&'a InodeRecord> {
     match draft.record(ino) {
-        Some(rec) => Ok(rec.clone()),
-        None => Ok(tree.get(ino)?.rec.clone()),
+        Some(rec) => Ok(rec),
+        None => Ok(&tree.get(ino)?.rec),
     }
+}
+
+/// [`drafted`], to be changed.
+pub(super) fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
+    drafted(tree, draft, ino).cloned()
 }
 
 /// Notes in a draft that an inode has moved from one name to another.

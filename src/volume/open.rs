@@ -96,6 +96,7 @@ impl Volume {
             storing: Default::default(),
             uncompactable: Default::default(),
             frames: Default::default(),
+            framing: Default::default(),
             readahead: Default::default(),
             house: Default::default(),
             read_only: Default::default(),

@@ -2,9 +2,9 @@
 //!
 //! A change of a file in place may be found half done after a crash. Here a new inode gets the content, and
 //! one batch of the journal gives it the name that the old one had: a reader finds the old content or the
-//! new, and so does who looks after a crash. Small content rides in that batch as patches
-//! ([`PATCH_LIMIT`]); larger content is put into frames ahead of it, in an inode that has no name yet. A
-//! crash before the batch leaves that one unlinked, and the next opening reclaims it.
+//! new, and so does who looks after a crash. Small content rides in that batch as patches, larger content is put into
+//! frames ahead of it ([`super::framed`]), and what is too large to be taken at once ([`BATCH_CONTENT`]) is written to an
+//! inode that has no name yet. A crash before the batch leaves that one unlinked, and the next opening reclaims it.
 //!
 //! Invariants: until the batch is journalled nothing of it is seen, and a failure leaves no trace; a file
 //! gets a name only when all its content is in frames or in the same batch.
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::draft::{Draft, Recorded};
 use super::file::pieces;
-use super::names::{draft_record, drop_name};
+use super::framed::{Framed, FramedFile};
+use super::names::{draft_record, drafted, drop_name};
 use super::tree::{Attributes, Tree};
 use super::types::*;
 use super::writeback::PATCH_LIMIT;
@@ -25,15 +26,19 @@ use super::{Volume, check_name};
 use crate::cache::{self, Base, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Codec, Dentry, Ino, Kind, Links, PageNo, ROOT, keys};
+use crate::format::{Codec, Dentry, Ino, InodeRecord, Kind, Links, PageNo, ROOT, encode, keys};
 use crate::shelf;
 
 /// The most changes of one batch. Their records are in memory together, also with the least of it.
 pub const BATCH_MAX: usize = 1024;
 
-/// Bytes of content that ride in one batch as patches; what is beyond goes to frames. A batch is put
+/// Bytes of content that one batch takes as patches and frames; what is beyond is written to unnamed files. A batch is put
 /// together under the tree's lock: so much takes a fraction of a millisecond to copy and to journal.
 const BATCH_CONTENT: usize = 1 << 20;
+
+/// Content of so many bytes and more is put into frames ahead of its batch, unless it has to be durable at once and can ride:
+/// that costs one flush, frames two. Of fewer bytes a frame of their own costs more than a place in the journal.
+const FRAMED: usize = 4 << 10;
 
 /// Bytes that are written to an unnamed file at a time, so that write-back begins early.
 const PART: usize = 1 << 20;
@@ -120,7 +125,7 @@ pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
 type Named = Option<(Ino, Kind)>;
 
 /// A batch in the making: the draft, and what names mean in it so far.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     draft: Draft,
     /// Names that the batch changes.
     names: HashMap<(Ino, &'a [u8]), Named>,
@@ -155,12 +160,14 @@ impl Volume {
         }
         // Released when the batch is through, or has failed: those that got no name are reclaimed.
         let mut unnamed = Unnamed { volume: self, files: Vec::new() };
-        let mut riding = 0;
+        let mut taken = 0;
         let mut staged = Vec::with_capacity(changes.len());
+        let mut is_framed = Vec::with_capacity(changes.len());
         for change in changes {
             let mut change = change.clone();
+            let mut framed = false;
             if let To::Content(content, new) = change.to {
-                if content.len() > PATCH_LIMIT || riding + content.len() > BATCH_CONTENT {
+                if taken + content.len() > BATCH_CONTENT {
                     let ino = self.make_unnamed(caller, change.path, &new)?;
                     unnamed.files.push(ino);
                     for (n, part) in content.chunks(PART).enumerate() {
@@ -169,17 +176,17 @@ impl Volume {
                     self.flush_file(ino)?;
                     change.to = To::Unnamed(ino, new);
                 } else {
-                    riding += content.len();
+                    taken += content.len();
+                    framed = content.len() >= if durable { PATCH_LIMIT + 1 } else { FRAMED };
                 }
             }
             staged.push(change);
-        }
-        if riding > 0 {
-            self.help_to_store();
+            is_framed.push(framed);
         }
         let mut patience = names + PATIENCE;
         let (there, events) = loop {
-            match self.try_apply(caller, &staged) {
+            let framed = self.frame_contents(caller, &staged, &is_framed);
+            match framed.and_then(|framed| self.try_apply(caller, &staged, framed)) {
                 Ok(done) => break done,
                 Err(Pause::Fail(error)) => return Err(error),
                 Err(Pause::Wait(_)) if patience == 0 => {
@@ -200,21 +207,20 @@ impl Volume {
         Ok(there)
     }
 
-    fn try_apply(&self, caller: &Caller, changes: &[Change<'_>]) -> Step<(Vec<bool>, Vec<Event>)> {
+    fn try_apply(
+        &self,
+        caller: &Caller,
+        changes: &[Change<'_>],
+        mut framed: Option<Framed<'_>>,
+    ) -> Step<(Vec<bool>, Vec<Event>)> {
         self.ready()?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
-        let mut plan = Plan {
-            draft: Draft::default(),
-            names: HashMap::new(),
-            next: tree.counters.last_ino + 1,
-            contents: Vec::new(),
-            events: Vec::new(),
-            expires: None,
-        };
+        let mut plan = Plan::new(&tree);
         let mut there = Vec::with_capacity(changes.len());
-        for change in changes {
-            there.push(self.plan(&mut tree, &mut plan, caller, change, now)?);
+        for (n, change) in changes.iter().enumerate() {
+            let file = framed.as_ref().and_then(|framed| framed.file(n));
+            there.push(self.plan(&mut tree, &mut plan, caller, change, file, now)?);
         }
         if !tree.quotas.is_empty() {
             let riding: Vec<(Ino, u64)> =
@@ -227,6 +233,9 @@ impl Volume {
             self.forget_contents(&contents);
             return Err(error.into());
         }
+        if let Some(framed) = &mut framed {
+            framed.named();
+        }
         drop(tree);
         if let Some(at) = expires {
             self.expiry_set(at);
@@ -234,13 +243,14 @@ impl Volume {
         Ok((there, events))
     }
 
-    /// Puts one change into the plan. Returns whether the key was there.
-    fn plan<'a>(
+    /// Puts one change into the plan; `framed`: the file that has its content in frames. Returns whether the key was there.
+    pub(super) fn plan<'a>(
         &self,
         tree: &mut Tree,
         plan: &mut Plan<'a>,
         caller: &Caller,
         change: &Change<'a>,
+        framed: Option<&FramedFile>,
         now: Time,
     ) -> Step<bool> {
         let make = !matches!(change.to, To::Nothing { .. });
@@ -250,8 +260,8 @@ impl Volume {
         let old = plan.find(tree, dir, name)?;
         let mut there = old.is_some();
         if let Some((ino, kind)) = old {
-            let rec = draft_record(tree, &plan.draft, ino)?;
-            there = !self.has_expired(tree, rec.expires, now);
+            let expires = drafted(tree, &plan.draft, ino)?.expires;
+            there = !self.has_expired(tree, expires, now);
             if kind == Kind::Directory && !matches!(change.to, To::Nothing { tree: true }) {
                 let gone = Pause::Wait(Need::Expired(ino));
                 return Err(if there { Error::IsADirectory.into() } else { gone });
@@ -265,7 +275,7 @@ impl Volume {
         }
         let (ino, new) = match &change.to {
             To::Nothing { .. } => return Ok(there),
-            To::Content(content, new) => (self.bear(tree, plan, caller, dir, content, now)?, new),
+            To::Content(content, new) => (self.bear(tree, plan, caller, dir, content, framed, now)?, new),
             To::Unnamed(ino, new) => (*ino, new),
             To::Moved(from, new) => {
                 let Some((from_dir, from_name)) = self.walk(tree, plan, caller, from, false, now)? else {
@@ -305,7 +315,7 @@ impl Volume {
             }
             dir = match plan.find(tree, dir, name)? {
                 Some((ino, Kind::Directory)) => {
-                    let expires = draft_record(tree, &plan.draft, ino)?.expires;
+                    let expires = drafted(tree, &plan.draft, ino)?.expires;
                     if self.has_expired(tree, expires, now) {
                         // It goes with all that is in it before anything new can be there.
                         return if make { Err(Pause::Wait(Need::Expired(ino))) } else { Ok(None) };
@@ -339,7 +349,8 @@ impl Volume {
         Ok(ino)
     }
 
-    /// A new file whose content rides in the batch. It has no name yet.
+    /// A new file whose content rides in the batch, or is in frames. It has no name yet.
+    #[expect(clippy::too_many_arguments, reason = "a file, and where its content is")]
     fn bear<'a>(
         &self,
         tree: &mut Tree,
@@ -347,13 +358,29 @@ impl Volume {
         caller: &Caller,
         dir: Ino,
         content: &'a [u8],
+        framed: Option<&FramedFile>,
         now: Time,
     ) -> Step<Ino> {
         let (mut rec, inherited) = self.newborn_in(tree, plan, caller, dir, libc::S_IFREG | 0o666, now)?;
         rec.size = content.len() as u64;
         rec.nlink = 0;
-        let ino = plan.number();
-        plan.contents.push((ino, rec.page_shift, content));
+        let ino = match framed {
+            Some(file) => {
+                rec.page_shift = file.page_shift;
+                for (no, record) in &file.pages {
+                    plan.draft.use_extent(record.extent);
+                    plan.draft.batch.put(keys::page(file.ino, *no), encode(record));
+                    rec.pages += 1;
+                    rec.stored += u64::from(record.extent.len);
+                }
+                file.ino
+            }
+            None => {
+                let ino = plan.number();
+                plan.contents.push((ino, rec.page_shift, content));
+                ino
+            }
+        };
         plan.draft.birth(ino, rec, inherited);
         Ok(ino)
     }
@@ -366,14 +393,16 @@ impl Volume {
         dir: Ino,
         mode: u32,
         now: Time,
-    ) -> Step<(crate::format::InodeRecord, Attributes)> {
-        let parent = draft_record(tree, &plan.draft, dir)?;
+    ) -> Step<(InodeRecord, Attributes)> {
         let ttl = self.ttl_in(tree, &plan.draft, dir)?;
-        let there = match plan.draft.attributes_of_born(dir) {
-            Some(born) => born,
-            None => attributes(dir, tree.get(dir)?)?,
+        let (parent, there) = match (plan.draft.record(dir), plan.draft.attributes_of_born(dir)) {
+            (Some(parent), Some(born)) => (parent, born),
+            (drafted, _) => {
+                let inode = tree.get(dir)?;
+                (drafted.unwrap_or(&inode.rec), attributes(dir, inode)?)
+            }
         };
-        Ok(self.newborn(caller, &parent, there, mode, ttl, now)?)
+        Ok(self.newborn(caller, parent, there, mode, ttl, now)?)
     }
 
     /// Gives a file without a name its one name, with what is asked of it.
@@ -430,9 +459,8 @@ impl Volume {
             self.forget_contents(&plan.contents);
             return Err(Pause::Wait(Need::Memory(room)));
         }
-        for (ino, ..) in &plan.contents {
-            // New pages have no patches yet, and content that rides fits.
-            plan.draft.patches(*ino, self.cache.patches(*ino, PATCH_LIMIT, None).unwrap_or_default());
+        for (ino, shift, content) in &plan.contents {
+            plan.draft.first_patches(*ino, *shift, content);
         }
         Ok(())
     }
@@ -529,6 +557,28 @@ impl Drop for Unnamed<'_> {
 }
 
 impl<'a> Plan<'a> {
+    pub fn new(tree: &Tree) -> Plan<'a> {
+        Plan {
+            draft: Draft::default(),
+            names: HashMap::new(),
+            next: tree.counters.last_ino + 1,
+            contents: Vec::new(),
+            events: Vec::new(),
+            expires: None,
+        }
+    }
+
+    /// The file that was put into it last, when that is new with its content.
+    pub fn newest(&self) -> Option<(Ino, &InodeRecord)> {
+        let (ino, ..) = self.contents.last()?;
+        Some((*ino, self.draft.record(*ino)?))
+    }
+
+    /// The last inode number that is given away.
+    pub fn last_number(&self) -> u64 {
+        self.next - 1
+    }
+
     /// The next inode number.
     fn number(&mut self) -> Ino {
         self.next += 1;

@@ -5,6 +5,7 @@ mod crash;
 mod default_ttl;
 mod evict;
 mod expiry;
+mod framed;
 mod get;
 mod quota;
 mod readahead;

@@ -63,13 +63,6 @@ impl Volume {
         self.store(flushes).map(|()| true)
     }
 
-    /// Lets who brings content in batches faster than it is stored help to store it: a checkpoint would have to put it into
-    /// the index, and the next one to take it out again.
-    pub(super) fn help_to_store(&self) {
-        // Where it fails, the write-back threads will say so.
-        while self.cache.rides_too_much() && self.store_due().unwrap_or(false) {}
-    }
-
     /// Stores all that a file has unflushed, and waits for what others are storing of it.
     pub(super) fn flush_file(&self, ino: Ino) -> Result<()> {
         // Twice: what was in flush at first may have been written since that flush began. And again where
