@@ -23,6 +23,8 @@
 //! 'G'                           → Time: what expires up to then has been reported gone, and not all of it is removed
 //! ```
 
+pub mod files;
+
 use std::cmp::Ordering;
 use std::path::Path;
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::backup::{Outcome, back_up, restore};
-use larder::check::{Options, check};
+use larder::check::{Options, check, repair};
 use larder::clock::{Clock, Time};
 use larder::config::Settings;
 use larder::error::Error;
@@ -286,7 +286,15 @@ fn a_restore_that_is_interrupted_at_any_step_leaves_no_store() {
                 let found = contents(&opened);
                 assert!(found.is_empty() || found == contents(&volume), "step {n}: a part of it");
             }
-            Err(error) => assert!(error.to_string().contains("restore"), "step {n}: {error}"),
+            Err(error) => {
+                assert!(error.to_string().contains("restore"), "step {n}: {error}");
+                // Nor does a repair make one of it, which would then be mounted.
+                let options = Options { content: true, threads: 2 };
+                let clock = Clock::manual(Time::new(1_000_000, 7));
+                let mended = repair(io(&crashed), Path::new("/again"), true, &options, &clock, &|_| {});
+                let refused = mended.expect_err("a repair of a part of a store").to_string();
+                assert!(refused.contains("restore"), "step {n}: {refused}");
+            }
         }
     }
     assert!(steps > 20, "{steps} steps");

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use larder::format::files::{FILES, RESTORING};
+
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -30,6 +32,18 @@ fn tests() -> BTreeSet<String> {
         }
     }
     names
+}
+
+#[test]
+fn format_md_draws_every_file_that_a_store_may_have() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let drawing = text.split("```").nth(1).unwrap();
+    for name in FILES.iter().chain([&RESTORING]) {
+        let drawn =
+            drawing.lines().any(|line| line.split([' ', '/']).find(|word| !word.is_empty()) == Some(name));
+        assert!(drawn, "{name} is not in:\n{drawing}");
+    }
 }
 
 #[test]

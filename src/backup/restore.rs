@@ -9,10 +9,10 @@ use super::{OnProgress, Outcome, Progress};
 use crate::catalog::build;
 use crate::config::FILE_NAME;
 use crate::error::{Error, Result};
+use crate::format::files::RESTORING;
 use crate::format::{FORMAT_VERSION, FormatLine, SegmentId};
 use crate::io::{File, Io};
 use crate::pages::{frame, segment_file, segment_header};
-use crate::volume::RESTORING;
 
 /// Makes a store at `store`, which is empty or does not exist, from the copy at `from`: what was in the copied store at
 /// that moment, under the same inode numbers. Pages whose frames are damaged in the copy cannot be read in the store, and

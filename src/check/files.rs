@@ -5,28 +5,9 @@ use std::path::Path;
 use super::report::Report;
 use crate::config::{self, Settings};
 use crate::error::{Error, Result};
+use crate::format::files::is_of_store;
 use crate::format::{FORMAT_VERSION, FormatLine};
 use crate::io::Io;
-
-/// What a store's directory may hold beside `segments/` and `journal/`.
-const KNOWN: [&str; 16] = [
-    "FORMAT",
-    "FORMAT.new",
-    "larder.toml",
-    "larder.log",
-    "lock",
-    "control",
-    "index.redb",
-    "index.redb.new",
-    "journal",
-    "segments",
-    "backup",
-    "damaged",
-    "reserve",
-    "scrub.json",
-    "scrub.json.new",
-    "larder.toml.new",
-];
 
 /// What to do with a bad FORMAT.
 const LINE: &str = "larder check --repair writes it anew";
@@ -39,8 +20,7 @@ const SMALL: usize = 1 << 20;
 pub fn check(io: &dyn Io, dir: &Path, report: &mut Report) -> Result<()> {
     let mut names = names(io, dir)?;
     names.sort();
-    let known = |name: &String| KNOWN.contains(&name.as_str()) || name.starts_with("larder.log");
-    for name in names.iter().filter(|name| !known(name)) {
+    for name in names.iter().filter(|name| !is_of_store(name)) {
         stray(report, &dir.join(name));
     }
     let there = |name: &str| names.iter().any(|there| there == name);

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Engine, LocalCatalog, OpenOptions, frames_are_whole, verify_index};
 use crate::error::{Error, Result};
+use crate::format::files::refuse_unrestored;
 use crate::format::keys;
 use crate::io::{Io, Lock, Overlay};
 use crate::pages::LocalSegments;
@@ -95,6 +96,8 @@ fn check_locked(io: Arc<dyn Io>, dir: &Path, options: &Options, progress: OnProg
 /// Takes the store's lock, when the store is one.
 fn lock(io: &dyn Io, dir: &Path) -> Result<Option<Lock>> {
     let listed = io.list(dir).map_err(|error| Error::store(dir, format!("it cannot be read: {error}")))?;
+    // Mended, a part of a store would pass for one.
+    refuse_unrestored(dir, &listed)?;
     let there = |name: &str| listed.iter().any(|path| path.file_name().is_some_and(|file| file == name));
     if !["FORMAT", "index.redb", "journal", "segments"].into_iter().any(there) {
         return Err(Error::store(dir, "this is no store: name the directory of one"));

@@ -4,8 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
 use std::path::{Path, PathBuf};
 
-/// The log's name in its store. Behind `.old` lies the one before.
-pub const NAME: &str = "larder.log";
+use larder::format::files::LOG;
 
 /// How long it may get, bytes; then it becomes the old one. Some ten thousand lines.
 pub const LIMIT: u64 = 1 << 20;
@@ -20,7 +19,7 @@ pub struct LogFile {
 impl LogFile {
     /// Opens the log of a store, and makes it if it is not there.
     pub fn open(store: &Path) -> Result<LogFile> {
-        let path = store.join(NAME);
+        let path = store.join(LOG);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let len = file.metadata()?.len();
         Ok(LogFile { path, file, len })
@@ -60,8 +59,8 @@ mod tests {
             log.write_all(format!("{line}{n}\n").as_bytes()).unwrap();
         }
         let read = |name: &str| std::fs::read(store.path().join(name)).unwrap();
-        assert!(read(NAME).ends_with(format!("x{}\n", lines - 1).as_bytes()));
-        for name in [NAME, "larder.log.old"] {
+        assert!(read(LOG).ends_with(format!("x{}\n", lines - 1).as_bytes()));
+        for name in [LOG, "larder.log.old"] {
             assert!((read(name).len() as u64) < LIMIT + 2 * line.len() as u64, "{name}");
         }
         assert_eq!(std::fs::read_dir(store.path()).unwrap().count(), 2);

@@ -81,7 +81,6 @@ use evict::Evictor;
 pub use get::Got;
 use limits::Limits;
 pub use moment::Moment;
-pub use open::RESTORING;
 pub use put::{BATCH_MAX, Change, Expiry, NewFile, To, check_path};
 use readahead::Readahead;
 pub use scrub::{Hurt, Place, Scrubbed};

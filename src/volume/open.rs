@@ -15,6 +15,7 @@ use crate::catalog::{Batch, Engine, LocalCatalog, OpenOptions, frames_are_whole}
 use crate::clock::Clock;
 use crate::config::{Policy, Settings};
 use crate::error::{Error, Result};
+use crate::format::files::{is_of_store, refuse_unrestored};
 use crate::format::{
     CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, Patch, ROOT, SegmentId, SegmentRecord, decode,
     encode, keys,
@@ -24,9 +25,6 @@ use crate::pages::{LocalSegments, Segments};
 
 /// Threads that put pages into frames.
 const WRITE_BACK_THREADS: usize = 2;
-
-/// There while a store is being restored, which is none until then.
-pub const RESTORING: &str = "RESTORING";
 
 /// What the parts of the memory limit are for.
 pub(super) struct Budget {
@@ -336,31 +334,12 @@ fn open_directory(io: &dyn Io, dir: &Path) -> Result<(Lock, bool)> {
     let at = |what: &str| failed(dir, format!("{}: {what}", dir.display()));
     io.create_dir_all(dir).map_err(at("cannot make the store's directory"))?;
     let there = io.list(dir).map_err(at("cannot list the store's directory"))?;
-    let is = |path: &&std::path::PathBuf, name: &str| path.file_name().is_some_and(|file| file == name);
-    let known = there.iter().any(|path| is(&path, "FORMAT"));
-    if there.iter().any(|path| is(&path, RESTORING)) {
-        let why = "it is not whole: larder restore is at it, or was interrupted. Where it was, remove the directory and \
-                   restore again";
-        return Err(Error::store(dir, why));
-    }
-    // What a first mount that was cut short may have left.
-    let own = [
-        "lock",
-        "larder.toml",
-        "larder.log",
-        "control",
-        "journal",
-        "segments",
-        "index.redb",
-        "index.redb.new",
-        "FORMAT.new",
-        "reserve",
-        "scrub.json",
-        "scrub.json.new",
-        "larder.toml.new",
-        "damaged",
-    ];
-    if !known && there.iter().any(|path| own.iter().all(|name| !is(&path, name))) {
+    refuse_unrestored(dir, &there)?;
+    let mut names =
+        there.iter().map(|path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default());
+    let known = names.clone().any(|name| name == "FORMAT");
+    // A first mount that was cut short may have left anything but backups.
+    if !known && !names.all(|name| is_of_store(name) && name != "backup") {
         return Err(Error::store(
             dir,
             "this is no store: the directory has other files in it. Name an empty directory, or one that does not exist",
