@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -209,4 +210,85 @@ fn an_option_that_asks_for_access_times_is_answered_and_the_store_is_mounted() {
         let text = stderr(&mounted);
         assert_eq!(text.contains("-o strictatime: ") && text.contains("noatime"), answered, "{text}");
     }
+}
+
+/// Unmounts a mount point when a test has failed before it did.
+struct Unmounted<'a>(&'a Path);
+
+impl Drop for Unmounted<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !umount(self.0).status.success() {
+            let _ = umount2(self.0, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// A library to be loaded ahead of the system's: flushes fail while the file `FAIL_FLUSHES` names is there.
+const FAILING_FLUSHES: &str = r#"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int flush(long call, int file) {
+    if (access(getenv("FAIL_FLUSHES"), F_OK) == 0) { errno = EIO; return -1; }
+    return syscall(call, file);
+}
+int fsync(int file) { return flush(SYS_fsync, file); }
+int fdatasync(int file) { return flush(SYS_fdatasync, file); }
+"#;
+
+#[test]
+fn after_a_failed_flush_log_status_and_erofs_say_that_the_store_is_read_only_until_it_is_mounted_again() {
+    if !can_mount() || !have("cc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [store, point, library, failing] =
+        ["store", "mnt", "flushes.so", "failing"].map(|name| dir.path().join(name));
+    fs::create_dir(&point).unwrap();
+    let source = dir.path().join("flushes.c");
+    fs::write(&source, FAILING_FLUSHES).unwrap();
+    succeeds(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
+    let mut mount = Command::new(env!("CARGO_BIN_EXE_larder"));
+    mount.env("LD_PRELOAD", &library).env("FAIL_FLUSHES", &failing);
+    succeeds(mount.args(["mount", "--commit-interval", "1h"]).arg(&store).arg(&point));
+    let _unmounted = Unmounted(&point);
+
+    let durable = |name: &str| {
+        let mut file = fs::File::create(point.join(name))?;
+        file.write_all(name.as_bytes())?;
+        file.sync_all()
+    };
+    durable("before").unwrap();
+    fs::write(&failing, "").unwrap();
+    let rejected = durable("rejected").unwrap_err();
+    fs::remove_file(&failing).unwrap();
+    // The disk is well again, and what was rejected is still not durable.
+    let still = fs::File::open(point.join("rejected")).unwrap().sync_all().unwrap_err();
+    let refused = fs::write(point.join("refused"), "").unwrap_err();
+    let status = larder([Path::new("status"), &point]);
+    let log = fs::read_to_string(store.join("larder.log")).unwrap();
+    let read = fs::read(point.join("before"));
+    let synced = larder([Path::new("sync"), &point]);
+    let ended = umount(&point);
+    assert_eq!(rejected.raw_os_error(), Some(nix::libc::EIO));
+    assert_eq!(
+        (still.raw_os_error(), refused.raw_os_error()),
+        (Some(nix::libc::EROFS), Some(nix::libc::EROFS))
+    );
+    assert_eq!(read.unwrap(), b"before");
+    let status = String::from_utf8(status.stdout).unwrap();
+    for said in [&status, &log, &stderr(&synced), &stderr(&ended)] {
+        assert!(said.contains("/journal/") && said.contains("mount again"), "{said}");
+    }
+    assert!(status.contains("READ-ONLY"), "{status}");
+    assert!(!synced.status.success() && !ended.status.success());
+
+    let mounted = larder([Path::new("mount"), &store, &point]);
+    assert!(mounted.status.success(), "{}", stderr(&mounted));
+    durable("after").unwrap();
+    assert_eq!(fs::read(point.join("before")).unwrap(), b"before");
+    let ended = umount(&point);
+    assert!(ended.status.success(), "{}", stderr(&ended));
+    succeeds(Command::new(env!("CARGO_BIN_EXE_larder")).arg("check").arg(&store));
 }

@@ -8,7 +8,7 @@ use larder::clock::Clock;
 use larder::config::Settings;
 use larder::format::{Ino, ROOT};
 use larder::io::faulty::FaultyDisk;
-use larder::volume::{Caller, Volume};
+use larder::volume::{Caller, Rename, Volume};
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0o022 };
 
@@ -60,6 +60,46 @@ fn eight_writers_of_small_durable_writes_have_four_times_the_rate_of_one() {
     let reached = rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 200);
     assert!(reached, "the gain of 8 threads, and the flushes of their 800 writes: {rounds:?}");
     disk.set_sync_delay(Duration::ZERO);
+    volume.close().unwrap();
+}
+
+#[test]
+fn whoever_asks_for_no_flush_waits_for_none() {
+    let disk = FaultyDisk::new(4);
+    let volume = open(&disk);
+    let (small, large) = (make(&volume, "small"), make(&volume, "large"));
+    volume.sync().unwrap();
+    disk.hold_syncs();
+    let (through, ended) = std::sync::mpsc::channel();
+    let went_on = std::thread::scope(|scope| {
+        let volume = &volume;
+        // Patches in the journal, frames in a segment: each of them is flushed, and so is what asks for all of it.
+        for (ino, len) in [(small, 100), (large, 1 << 20)] {
+            scope.spawn(move || {
+                volume.run(|v| v.write(ino, 0, &vec![1; len], false)).unwrap();
+                volume.fsync(ino, false).unwrap();
+            });
+        }
+        disk.wait_for_held_syncs(1);
+        scope.spawn(|| volume.sync().unwrap());
+        scope.spawn(move || {
+            for n in 0..1000 {
+                let name = format!("new{n}");
+                let ino = make(volume, &name);
+                volume.run(|v| v.write(ino, 0, &[2; 3000], false)).unwrap();
+                volume.run(|v| v.rename(ROOT, name.as_bytes(), ROOT, b"newest", Rename::Replace)).unwrap();
+                volume.run(|v| v.write(small, 50, &[3; 100], false)).unwrap();
+                let mut there = Vec::new();
+                volume.read_blocking(ino, 0, 3000, false, &mut there).unwrap();
+                assert_eq!(there, [2; 3000]);
+            }
+            through.send(()).unwrap();
+        });
+        let went_on = ended.recv_timeout(Duration::from_secs(60));
+        disk.release_syncs();
+        went_on
+    });
+    went_on.expect("somebody waits for a flush that others asked for");
     volume.close().unwrap();
 }
 
