@@ -1,5 +1,5 @@
 //! The documents against the sources.
-#![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,35 @@ fn format_md_draws_every_file_that_a_store_may_have() {
         let drawn =
             drawing.lines().any(|line| line.split([' ', '/']).find(|word| !word.is_empty()) == Some(name));
         assert!(drawn, "{name} is not in:\n{drawing}");
+    }
+}
+
+/// A type as its source has it, on one line and without comments.
+fn shape(source: &str, name: &str) -> String {
+    let at = |kind: &str| source.find(&format!("pub {kind} {name} {{\n"));
+    let start = at("struct").or(at("enum")).unwrap_or_else(|| panic!("there is no {name}"));
+    let lines = source[start..].lines().map(str::trim);
+    let body = source[start..].lines().skip(1).position(|line| line == "}").unwrap();
+    let fields = lines.skip(1).take(body).filter(|line| !line.starts_with("//") && !line.starts_with("#["));
+    let fields = fields.map(|line| line.trim_start_matches("pub ")).collect::<Vec<_>>().join(" ");
+    format!("{name} {{ {} }}", fields.replace(", }", " }").trim_end_matches(','))
+}
+
+#[test]
+fn format_md_has_the_fields_of_all_records_in_their_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = std::fs::read_to_string(root.join("src/format.rs")).unwrap();
+    let text = std::fs::read_to_string(root.join("docs/format.md")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // All that can be written, but for numbers and what only names others.
+    let types =
+        source.split("Serialize, Deserialize)]").skip(1).map(|rest| rest.split_once("\npub ").unwrap().1);
+    let names = types.map(|rest| rest.split([' ', '(']).nth(1).unwrap());
+    let records: Vec<&str> = names.filter(|name| !source.contains(&format!("pub struct {name}("))).collect();
+    assert!(records.len() > 10, "{records:?}");
+    for name in records {
+        let shape = shape(&source, name);
+        assert!(text.contains(&shape), "not in format.md: {shape}");
     }
 }
 
