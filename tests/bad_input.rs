@@ -214,7 +214,7 @@ fn a_garbled_format_file_is_refused_by_name_and_left_as_it_is() {
         fs::write(store.join("FORMAT"), garbled).unwrap();
         let before = everything(&store);
         let why = refused(&store);
-        assert!(why.contains("FORMAT"), "{garbled:?}: {why}");
+        assert!(why.contains("FORMAT") && why.contains("larder check --repair"), "{garbled:?}: {why}");
         assert_eq!(everything(&store), before, "{garbled:?}");
     }
 }

@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use super::checkpoint::{self, Maintenance, Work};
 use super::commit::Commits;
 use super::index::{self, Index, Reach, Snapshot, draft_of};
-use super::journal::{self, Directory, JournalFile, Writer};
+use super::journal::{self, Directory, GO_BACK, JournalFile, Writer};
 use super::reserve::Reserve;
 use super::table::{self, Layer, Layers, Table};
 use super::{Batch, CatalogStats, Engine, Value};
@@ -150,7 +150,7 @@ impl LocalCatalog {
         let begins = current.first().is_some_and(|f| f.number == reach.file);
         if reach.file > 0 && !begins && !salvage {
             return Err(Error::Damaged(format!(
-                "{}: this file of the journal is missing; go on without it with larder check --repair, or restore the store from a backup",
+                "{}: this file of the journal is missing; {GO_BACK}",
                 directory.path_of(reach.file).display()
             )));
         }

@@ -38,6 +38,7 @@ pub use anew::{Recalled, build_anew, recall};
 pub use dump::{DumpHead, DumpReader, DumpWriter, Dumped};
 pub use frames::frames_are_whole;
 pub use index::{build, verify_index};
+pub use journal::GO_BACK;
 pub use local::{LocalCatalog, OpenOptions};
 pub use table::Layer;
 

@@ -115,12 +115,20 @@ fn lock(io: &dyn Io, dir: &Path) -> Result<Option<Lock>> {
 fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(LocalCatalog, LocalSegments)>> {
     let place = dir.join("index.redb").display().to_string();
     let no_catalog = |report: &mut Report, error, remedy| match error {
-        Error::Damaged(what) => {
-            report.error("catalog", place.clone(), what, remedy);
+        // What says of itself where it is, and what to do.
+        Error::Damaged(text) => {
+            let text = text.strip_suffix(&format!("; {remedy}")).unwrap_or(&text);
+            let part = text.strip_prefix(&dir.display().to_string()).and_then(|rest| rest.split_once(": "));
+            match part {
+                Some((part, what)) => {
+                    report.error("catalog", format!("{}{part}", dir.display()), what, remedy)
+                }
+                None => report.error("catalog", place.clone(), text, remedy),
+            }
             Ok(None)
         }
-        Error::Io { source, what } if source.kind() == std::io::ErrorKind::NotFound => {
-            report.error("catalog", place.clone(), format!("missing ({what})"), remedy);
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            report.error("catalog", place.clone(), "missing", remedy);
             Ok(None)
         }
         error => Err(error),

@@ -12,9 +12,7 @@ const KEPT: usize = 10_000;
 pub mod remedy {
     /// The store cannot be mounted, and a repair alone does not help.
     pub const REBUILD: &str = "larder check --rebuild makes it anew, or restore the store from a backup";
-    /// The journal cannot be read to its end.
-    pub const GO_BACK: &str =
-        "restore the store from a backup, or go back to what was before that with larder check --repair";
+    pub use crate::catalog::GO_BACK;
     /// Something that cannot be reached, or that contradicts itself.
     pub const MEND: &str = "larder check --repair brings it back, or into lost+found";
     /// Something wrong that would lose content when it is relied upon.

@@ -116,6 +116,10 @@ impl Check {
             println!("... and {} more", report.omitted);
         }
         let figures = &report.figures;
+        if !report.complete {
+            println!("without a catalog, nothing else can be checked");
+            return;
+        }
         println!(
             "{} inodes, {} names, {} pages ({} frames verified), {} of {} in segments live",
             figures.inodes,
@@ -130,9 +134,6 @@ impl Check {
             true if notes > 0 => println!("nothing is wrong; {notes} notes"),
             true => println!("nothing is wrong"),
             false => println!("{} errors, {} warnings, {notes} notes", report.errors, report.warnings),
-        }
-        if !report.complete {
-            println!("the check could not go on: without a catalog, nothing else can be checked");
         }
     }
 }

@@ -368,7 +368,7 @@ pub(super) fn read_format(io: &dyn Io, dir: &Path) -> Result<FormatLine> {
             dir,
             format!(
                 "its FORMAT file is not Larder's: this is no store, or the file is damaged (it should read \
-                 `larder {FORMAT_VERSION} ID`)"
+                 `larder {FORMAT_VERSION} ID`), and larder check --repair writes it anew"
             ),
         )
     })?;

@@ -157,6 +157,12 @@ fn truncated_and_missing_files_of_each_kind_are_found() {
             "{path} {len:?}: nothing says {text:?}:\n{}",
             listed(&report)
         );
+        // The file is named, once, and so is what to do.
+        for finding in report.findings.iter().filter(|finding| finding.class == "catalog") {
+            let whole = Path::new(STORE).join(path);
+            assert_eq!(finding.place, whole.display().to_string());
+            assert!(!finding.what.contains(STORE) && !finding.what.contains("larder check"), "{finding}");
+        }
     }
     // The journal cut in the middle of what is durable: the rest is gone, and nobody can tell from a torn tail.
     // What it then says of content is that of an earlier moment, and consistent.

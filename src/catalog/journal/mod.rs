@@ -26,5 +26,9 @@ pub(super) use record::{Draft, batch, mark};
 pub(super) use replay::replay;
 pub(super) use writer::Writer;
 
+/// What to do where the journal cannot be read to its end.
+pub const GO_BACK: &str =
+    "go back to what was before it with larder check --repair, or restore the store from a backup";
+
 #[cfg(feature = "testing")]
 pub(super) use record::{ALIGN, HEADER, Kind, parse, read_batch};

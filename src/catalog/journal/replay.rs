@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::GO_BACK;
 use super::file::JournalFile;
 use super::record::{self, ALIGN, HEADER, Kind};
 use crate::catalog::Batch;
@@ -46,8 +47,7 @@ pub(in crate::catalog) fn replay(
         if damaged && !salvage {
             return Err(Error::Damaged(format!(
                 "{path}: at offset {offset}, record {} of the journal cannot be read, though it was durable once and {} \
-                 sound records follow it; go back to what was before it with larder check --repair, or restore the store from a \
-                 backup",
+                 sound records follow it; {GO_BACK}",
                 row.next, row.beyond
             )));
         }
