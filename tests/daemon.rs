@@ -70,6 +70,39 @@ fn a_mount_whose_daemon_died_is_replaced_though_the_kernel_still_knows_its_root(
 }
 
 #[test]
+fn commands_on_a_mount_whose_daemon_died_say_so_and_what_to_do() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("file"), "x").unwrap();
+    mounted.kill();
+    let (store, point) = (mounted.store(), mounted.point());
+    let say = |words: &[&Path]| {
+        let output = larder(words.iter().copied());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        (output.status.success(), text)
+    };
+    let [store, point] = [&*store, &*point];
+    let path = Path::new;
+    let commands: [&[&Path]; 6] = [
+        &[path("get"), path("--store"), store, path("file")],
+        &[path("set"), path("--store"), point, path("key")],
+        &[path("scrub"), path("--store"), store],
+        &[path("backup"), store, path("/nowhere")],
+        &[path("sync"), point],
+        &[path("status"), point],
+    ];
+    for command in commands {
+        let (done, text) = say(command);
+        assert_eq!(done, command[0] == path("status"), "{command:?}: {text}");
+        let remedy = format!("larder mount {} {}", store.display(), point.display());
+        assert!(text.contains("its daemon has died") && text.contains(&remedy), "{command:?}: {text}");
+    }
+    let (done, text) = say(&[path("umount"), point]);
+    assert!(done && text.contains("its daemon had died"), "{text}");
+    let (done, text) = say(&[path("sync"), store]);
+    assert!(!done && text.contains("not mounted"), "{text}");
+}
+
+#[test]
 fn what_lies_over_a_mount_is_never_unmounted_in_its_place() {
     let Some(mounted) = Mounted::new() else { return };
     let point = mounted.point();

@@ -9,6 +9,7 @@ use larder::clock::Clock;
 use larder::control::{Request, ask_watching};
 use larder::error::{Error, Result};
 use larder::io::RealDisk;
+use larder::mount::session;
 use larder::volume::Volume;
 use nix::sys::stat::{Mode, umask};
 
@@ -64,9 +65,7 @@ impl Backup {
                     }
                 });
                 let answer = answer.map_err(|error| match error {
-                    Error::NotFound => {
-                        Error::store(&store, "its daemon does not answer: the mount is gone, or ending")
-                    }
+                    Error::NotFound => session::unanswered(&store),
                     other => other,
                 })?;
                 serde_json::from_value(answer)

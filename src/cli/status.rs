@@ -1,11 +1,11 @@
 //! `larder status`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use larder::control::{Request, ask};
 use larder::error::{Error, Result};
-use larder::mount::table;
+use larder::mount::{session, table};
 use serde_json::{Value, json};
 
 use super::human;
@@ -48,22 +48,23 @@ impl Status {
                 }
                 println!("{object}");
             } else {
-                print(&store.display().to_string(), &figures);
+                print(store, &figures);
             }
             Ok(())
         })
     }
 }
 
-fn larder_store(path: &std::path::Path) -> bool {
+fn larder_store(path: &Path) -> bool {
     path.join("FORMAT").exists()
 }
 
-fn print(store: &str, figures: &Value) {
+fn print(store: &Path, figures: &Value) {
     let number = |name: &str| figures.get(name).and_then(Value::as_u64).unwrap_or(0);
-    println!("store      {store}");
+    println!("store      {}", store.display());
     let Some(point) = figures.get("mountpoint").and_then(Value::as_str) else {
-        println!("mounted    no");
+        let death = session::death_of(store).map_or(String::new(), |why| format!(": {why}"));
+        println!("mounted    no{death}");
         return;
     };
     println!("mounted    {point}");

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use larder::control::{Request, ask};
 use larder::error::{Error, Result};
-use larder::mount::table;
+use larder::mount::{session, table};
 
 /// Make everything that was written durable, and wait for it
 ///
@@ -28,7 +28,10 @@ impl Sync {
         };
         super::for_each(self.path.is_some(), stores, |store| match ask(store, Request::Sync) {
             Ok(_) => Ok(()),
-            Err(Error::NotFound) => Err(Error::store(store, "not mounted, so there is nothing to sync")),
+            Err(Error::NotFound) => {
+                let closed = || "not mounted, so there is nothing to sync".to_owned();
+                Err(Error::store(store, session::death_of(store).unwrap_or_else(closed)))
+            }
             Err(error) => Err(error),
         })
     }

@@ -35,7 +35,12 @@ impl Umount {
             Ok(_) => Ok(ExitCode::SUCCESS),
             // The daemon is gone: what is left is a dead mount.
             Err(Error::NotFound) if session::is_dead(&point) => {
-                session::detach(&point).map(|()| ExitCode::SUCCESS)
+                session::detach(&point)?;
+                eprintln!(
+                    "larder: {}: its daemon had died: what was not durable then may be lost; the next mount finds the rest",
+                    point.display()
+                );
+                Ok(ExitCode::SUCCESS)
             }
             Err(Error::NotFound) if !mounted(&point)? => Ok(ExitCode::SUCCESS),
             // It lives, and may have much to write: success now would be a lie.

@@ -84,6 +84,23 @@ pub fn is_dead(point: &Path) -> bool {
     matches!(nix::sys::statvfs::statvfs(point), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
 }
 
+/// What there is to say of a store whose daemon has died, and left its mount behind.
+pub fn death_of(store: &Path) -> Option<String> {
+    let mounts = table::of_store(store).unwrap_or_default();
+    let point = mounts.iter().map(|mount| &mount.point).find(|point| is_dead(point))?.display();
+    let store = store.display();
+    Some(format!(
+        "its daemon has died; larder mount {store} {point} mounts it again, and larder umount {point} takes away what is \
+         left of the mount"
+    ))
+}
+
+/// The error where no daemon answers for a store that looked mounted.
+pub fn unanswered(store: &Path) -> Error {
+    let ending = || "its daemon does not answer: the mount is gone, or ending".to_owned();
+    Error::store(store, death_of(store).unwrap_or_else(ending))
+}
+
 /// Takes a mount out of the tree; it ends when its last user is gone.
 pub fn detach(point: &Path) -> Result<()> {
     unmount_with(point, MntFlags::MNT_DETACH, "-uz")

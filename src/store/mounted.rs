@@ -28,7 +28,7 @@ use crate::clock::Time;
 use crate::control::Request;
 use crate::error::{Error, Result};
 use crate::format::Kind;
-use crate::mount::table;
+use crate::mount::{session, table};
 use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed, To};
 
 /// Bytes of content that go with a request; what is beyond is written through the mount.
@@ -93,6 +93,9 @@ impl Mounted {
         let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(&point, how, Mode::empty())
             .map_err(|errno| Error::io(format!("opening {}", point.display()))(errno.into()))?;
+        if session::is_dead(&point) {
+            return Err(session::unanswered(&store));
+        }
         Ok(Mounted { root, point, store, umask: umask(), locked: Mutex::new(HashMap::new()) })
     }
 

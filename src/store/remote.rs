@@ -13,6 +13,7 @@ use crate::control::{Client, MAX_BODY, Request, ask_with};
 use crate::error::{Error, Result};
 use crate::format::{decode_borrowed, encode};
 use crate::mount::errno::errno;
+use crate::mount::session;
 use crate::volume::{Caller, Change, Place, To, Volume};
 
 /// What can be asked.
@@ -98,7 +99,7 @@ pub(super) fn ask<T: DeserializeOwned>(store: &std::path::Path, call: &Call<'_>)
     let body = encode(call);
     let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX_BODY).ok_or(Error::TooLarge)?;
     let answer = ask_with(store, Request::Keys { body: len }, &body).map_err(|error| match error {
-        Error::NotFound => Error::store(store, "its daemon does not answer: the mount is gone, or ending"),
+        Error::NotFound => session::unanswered(store),
         other => other,
     })?;
     if let Some(errno) = answer.get("errno").and_then(Value::as_i64) {
