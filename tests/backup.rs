@@ -301,6 +301,33 @@ fn a_restore_that_is_interrupted_at_any_step_leaves_no_store() {
 }
 
 #[test]
+fn a_full_disk_or_a_damaged_dump_of_a_backup_is_told_with_its_path_and_what_to_do() {
+    let (disk, to) = (FaultyDisk::new(15), FaultyDisk::new(16));
+    let volume = open(&disk, "/store");
+    fill(&volume, 15);
+    let told = |outcome: larder::error::Result<Outcome>, path: &str, what: &str| {
+        let why = outcome.expect_err("it cannot be done").to_string();
+        assert!(why.contains(path) && why.contains(what), "{why}");
+    };
+    to.set_capacity(100 << 10);
+    told(back_up(&volume, io(&to), Path::new(COPY), &quiet), COPY, "no room");
+    to.set_capacity(1 << 30);
+    copy(&volume, &to);
+    let small = to.snapshot();
+    small.set_capacity(0);
+    told(restore(io(&small), Path::new(COPY), Path::new("/again"), &quiet), "/again", "no room");
+    let names = to.list(Path::new(COPY)).unwrap();
+    let dump = names.iter().find(|path| path.to_string_lossy().contains("catalog-")).unwrap();
+    let file = to.open(dump, false).unwrap();
+    let mut byte = [0];
+    file.read_at(&mut byte, 100).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 100).unwrap();
+    let dump = dump.to_string_lossy();
+    told(restore(io(&to), Path::new(COPY), Path::new("/again"), &quiet), &dump, "make the backup anew");
+    told(back_up(&volume, io(&to), Path::new(COPY), &quiet), &dump, "make the backup anew");
+}
+
+#[test]
 fn a_damaged_frame_is_told_and_keeps_nothing_else_from_being_copied_and_restored() {
     let (disk, to) = (FaultyDisk::new(11), FaultyDisk::new(12));
     let volume = open(&disk, "/store");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::frames::{self, Contents, Frame};
 use super::manifest::{Manifest, Place};
-use super::{OnProgress, Outcome, Progress};
+use super::{OnProgress, Outcome, Progress, damaged, full};
 use crate::catalog::DumpReader;
 use crate::error::{Error, Result};
 use crate::format::SegmentId;
@@ -16,25 +16,41 @@ use crate::volume::{Moment, Volume};
 
 /// Copies an open store to `dest` on the disk `io`, as it is at one moment, or brings the copy there up to date. Who uses
 /// the store goes on meanwhile. Damaged frames are left out and told. Waits.
-/// Errors: `dest` is something else, or another store's copy; `NoSpace` there; the store is being closed; what
+/// Errors: `dest` is something else, or another store's copy, or has no room; the store is being closed; what
 /// `progress` returns. What was complete at `dest` before is so still.
 pub fn back_up(volume: &Volume, io: Arc<dyn Io>, dest: &Path, progress: OnProgress<'_>) -> Result<Outcome> {
-    let settings = volume.settings();
-    let store = &settings.storage_path;
+    let store = &volume.settings().storage_path;
     if dest.starts_with(store) || store.starts_with(dest) {
         return Err(Error::store(
             dest,
             "a backup cannot lie in the store, nor the store in it: name another directory",
         ));
     }
-    let place = Place::make(io, dest, volume.id()?)?;
+    let begun = begin(io, dest, volume.id()?).map_err(full(dest)).map_err(damaged(dest))?;
+    let moment = volume.moment()?;
+    copied(volume, moment, begun, progress).map_err(full(dest)).map_err(damaged(dest))
+}
+
+/// The directory with nothing in it but what is complete.
+struct Begun {
+    place: Place,
+    old: Option<Manifest>,
+    run: u32,
+}
+
+fn begin(io: Arc<dyn Io>, dest: &Path, store: u64) -> Result<Begun> {
+    let place = Place::make(io, dest, store)?;
     let old = place.manifest()?;
     place.sweep(old.as_ref())?;
     let run = old.as_ref().map_or(Some(1), |old| old.run.checked_add(1));
     let run = run.ok_or_else(|| {
         Error::store(dest, "it has been brought up to date too often: use another directory")
     })?;
-    let moment = volume.moment()?;
+    Ok(Begun { place, old, run })
+}
+
+fn copied(volume: &Volume, moment: Moment<'_>, begun: Begun, progress: OnProgress<'_>) -> Result<Outcome> {
+    let Begun { place, old, run } = begun;
     let path = place.dump(run);
     let failed = || Error::io(format!("making {}", path.display()));
     let dump = place.io.open(&path, true).map_err(failed())?;

@@ -153,12 +153,7 @@ impl Place {
             }
             text => text?,
         };
-        let damaged = || {
-            Error::Damaged(format!(
-                "{}: it is not as it was written: make the backup anew, elsewhere",
-                path.display()
-            ))
-        };
+        let damaged = || Error::Damaged(format!("{}: it is not as it was written", path.display()));
         let (head, json) = text.split_once('\n').ok_or_else(damaged)?;
         let sum = head.strip_prefix(HEAD).and_then(|sum| u64::from_str_radix(sum, 16).ok());
         if sum != Some(xxh3_64(json.as_bytes())) {

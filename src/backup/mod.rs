@@ -25,10 +25,31 @@ mod restore;
 pub use copy::back_up;
 pub use restore::restore;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Ino, PageNo};
+
+/// A disk without room is not the store's own here.
+fn full(dir: &Path) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::NoSpace => Error::store(dir, "there is no room left on its disk: make some, and begin again"),
+        other => other,
+    }
+}
+
+/// Damage to what says what belongs to the copy in `dir` is told with what to do.
+fn damaged(dir: &Path) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Damaged(what) => match what.starts_with(&*dir.to_string_lossy()) {
+            true => Error::Damaged(format!("{what}: make the backup anew, elsewhere")),
+            false => Error::Damaged(what),
+        },
+        other => other,
+    }
+}
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

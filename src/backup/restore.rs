@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::frames::{self, Contents, Frame};
 use super::manifest::{Manifest, Place, names, write};
-use super::{OnProgress, Outcome, Progress};
+use super::{OnProgress, Outcome, Progress, damaged, full};
 use crate::catalog::build;
 use crate::config::FILE_NAME;
 use crate::error::{Error, Result};
@@ -26,6 +26,10 @@ pub fn restore(io: Arc<dyn Io>, from: &Path, store: &Path, progress: OnProgress<
             "a store cannot lie in its backup, nor the backup in it: name another directory",
         ));
     }
+    restored(io, from, store, progress).map_err(full(store)).map_err(damaged(from))
+}
+
+fn restored(io: Arc<dyn Io>, from: &Path, store: &Path, progress: OnProgress<'_>) -> Result<Outcome> {
     let place = Place::open(io.clone(), from)?;
     let manifest = place.manifest()?.ok_or_else(|| {
         Error::store(from, "there is no complete backup in it: the first one was interrupted. Make it again")
