@@ -259,6 +259,9 @@ fn permitted(stream: &UnixStream) -> Result<Client, String> {
     }
 }
 
+/// What a client is told that went away before its request was whole.
+const CUT_OFF: &str = "the request was cut off";
+
 /// Reads a request and what follows it. `read` fills its argument from the start and says how far; 0 at the end.
 /// Nothing that the client says makes it hold more than [`MAX_REQUEST`] and [`MAX_BODY`] bytes.
 pub(crate) fn receive(
@@ -275,9 +278,11 @@ pub(crate) fn receive(
         if line.len() as u64 > MAX_REQUEST {
             return Err(format!("the request is longer than {MAX_REQUEST} bytes"));
         }
-        if end.is_some() || got == 0 {
-            let behind = end.and_then(|end| new.get(end + 1..)).unwrap_or_default();
-            follows.extend_from_slice(behind);
+        if got == 0 {
+            return Err(CUT_OFF.to_owned());
+        }
+        if let Some(end) = end {
+            follows.extend_from_slice(new.get(end + 1..).unwrap_or_default());
             break serde_json::from_slice(&line).map_err(|error| format!("malformed request: {error}"))?;
         }
     };
@@ -291,7 +296,7 @@ pub(crate) fn receive(
     while follows.len() < body as usize {
         let got = read(&mut piece)?;
         if got == 0 {
-            return Err("the request was cut off".to_owned());
+            return Err(CUT_OFF.to_owned());
         }
         follows.extend_from_slice(piece.get(..got).unwrap_or_default());
     }

@@ -43,10 +43,19 @@ fn requests_are_answered_and_failures_come_with_their_reason() {
 #[test]
 fn malformed_and_oversized_requests_are_answered_with_an_error_and_harm_nobody() {
     let (store, control) = serving();
-    for bad in [&b""[..], b"\n", b"status\n", b"{}\n", b"{\"command\":\"format\"}\n", b"\xff\xfe\n", b"[1,\n"]
-    {
+    for bad in [&b"\n"[..], b"status\n", b"{}\n", b"{\"command\":\"format\"}\n", b"\xff\xfe\n", b"[1,\n"] {
         let answer = raw(store.path(), bad);
         assert!(answer.contains("malformed request"), "{bad:?}: {answer}");
+    }
+    // A client that died before the end of its line may have meant more.
+    for cut in [
+        &b""[..],
+        b"{\"command\":\"sync\"}",
+        b"{\"command\":\"umount\"}",
+        b"{\"command\":\"set\",\"body\":2}\nx",
+    ] {
+        let answer = raw(store.path(), cut);
+        assert!(answer.contains("was cut off"), "{cut:?}: {answer}");
     }
     let answer = raw(store.path(), &vec![b' '; MAX_REQUEST as usize + 1]);
     assert!(answer.contains("longer than"), "{answer}");
