@@ -103,6 +103,17 @@ fn set(name: &'static str, id: Id, content: Vec<u8>) -> Setting {
     (name, Some((id, content)))
 }
 
+/// 18 keys, each of nearly as much as rides in the journal: together they are too much for it.
+fn large_values(first: Id, seed: u8) -> Vec<Setting> {
+    const NAMES: [&str; 18] =
+        ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r"];
+    NAMES
+        .iter()
+        .zip(first..)
+        .map(|(name, id)| set(name, id, noise(seed.wrapping_add(id as u8), 31_000)))
+        .collect()
+}
+
 /// A file, durable.
 fn durable(name: &str, id: Id, content: Vec<u8>) -> Vec<Step> {
     vec![file(name, id), write(id, 0, content)]
@@ -528,6 +539,19 @@ pub fn all() -> Vec<Workload> {
                 Step::Set(vec![("k", None)], true),
                 Step::Cleanup,
                 Step::Set(vec![set("k", 10, text(9, 33_000)), ("l", None)], false),
+            ],
+        ),
+        // More than may ride in the journal: whoever brings the next ones helps to store them first.
+        workload(
+            "large_values_of_the_library",
+            empty(),
+            vec![
+                Step::Set(large_values(10, 1), false),
+                Step::Set(large_values(40, 2), true),
+                Step::Set(vec![("a", None), ("b", None), set("c", 70, text(3, 20))], false),
+                Step::Set(large_values(80, 4), false),
+                Step::Set(vec![set("a", 110, text(5, 30))], false),
+                Step::Sync,
             ],
         ),
         workload(

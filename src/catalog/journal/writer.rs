@@ -8,6 +8,10 @@ use super::file::JournalFile;
 use super::record::{Draft, HEADER};
 use crate::error::{Error, Result};
 
+/// Room that is taken behind a large record which goes beyond the room that was made ready: for the small ones of those who delete,
+/// should the disk be full then. Records that are no longer than this are small.
+const SMALL: u64 = 64 << 10;
+
 /// The end of the journal. Whoever holds it decides the order of everything.
 #[derive(Debug)]
 pub(in crate::catalog) struct Writer {
@@ -56,6 +60,9 @@ impl Writer {
             self.advance();
         }
         let file = &self.current;
+        if size > SMALL && self.offset + size > file.len() {
+            self.grow(size)?;
+        }
         let seq = self.next;
         if let Err(error) = file.file.write_all_at(draft.finish(file.number, seq, self.flushed), self.offset)
         {
@@ -82,6 +89,18 @@ impl Writer {
             _ => self.dirty.push((file.clone(), seq)),
         }
         Ok(seq)
+    }
+
+    /// Takes room for a large record, as no file is ready that has it.
+    fn grow(&self, size: u64) -> Result<()> {
+        let (file, len) = (&self.current, size + SMALL);
+        file.file.allocate(self.offset, len).map_err(|error| {
+            // A part may have been had, which others need more; where that fails, it is in nobody's way.
+            let _ = file.file.set_len(file.len());
+            Error::io(format!("enlarging {}", file.path.display()))(error)
+        })?;
+        file.len.fetch_max(self.offset + len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The newest record.
@@ -122,5 +141,40 @@ impl Writer {
     /// Bytes on disk of the files that this writer knows.
     pub fn disk_bytes(&self) -> u64 {
         self.live.iter().chain(&self.ready).map(|f| f.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Directory, batch};
+    use super::*;
+    use crate::catalog::Batch;
+    use crate::io::Io;
+    use crate::io::faulty::{Fault, FaultyDisk, Kind};
+
+    fn put(len: usize) -> Draft {
+        let mut changes = Batch::default();
+        changes.put(b"key".to_vec(), vec![7; len]);
+        batch(&changes).unwrap()
+    }
+
+    #[test]
+    fn behind_a_large_record_small_ones_find_room_though_others_have_filled_the_disk() {
+        let disk = FaultyDisk::new(1);
+        disk.create_dir_all(Path::new("/journal")).unwrap();
+        let directory = Directory::open(Arc::new(disk.clone()), "/journal".into(), 1 << 16).unwrap();
+        let mut writer = Writer::new(Arc::new(directory.create(1).unwrap()), 0);
+        writer.append(&mut put(100)).unwrap();
+        writer.append(&mut put(200_000)).unwrap();
+        disk.fail(Kind::Any, 0, Fault::Full);
+        for _ in 0..300 {
+            writer.append(&mut put(100)).unwrap();
+        }
+        // Another large one is refused, and takes nothing of that room.
+        assert!(matches!(writer.append(&mut put(200_000)), Err(Error::NoSpace)));
+        assert_eq!(writer.append(&mut put(100)).unwrap(), 303);
+        assert!(writer.broken.is_none());
     }
 }
