@@ -14,6 +14,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -40,15 +41,16 @@ pub(super) struct Reach {
     pub file: u64,
 }
 
-/// The file, and the first damage that was found in it.
+/// The file, the first damage that was found in it, and whether a call to the disk has failed.
 struct Place {
     path: PathBuf,
     damage: OnceLock<String>,
+    failed: AtomicBool,
 }
 
 impl Place {
     fn new(path: &Path) -> Place {
-        Place { path: path.to_owned(), damage: OnceLock::new() }
+        Place { path: path.to_owned(), damage: OnceLock::new(), failed: AtomicBool::new(false) }
     }
 
     /// Does something with redb, which panics over a file that is damaged in just the wrong way.
@@ -57,7 +59,10 @@ impl Place {
         let why = match unless_panics(job) {
             Some(Ok(done)) => return Ok(done),
             Some(Err(redb::Error::Io(error))) if foreign(&error) => error.to_string(),
-            Some(Err(redb::Error::Io(error))) => return Err(Error::io(what())(error)),
+            Some(Err(redb::Error::Io(error))) => {
+                self.failed.store(true, Ordering::Relaxed);
+                return Err(Error::io(what())(error));
+            }
             Some(Err(redb::Error::Corrupted(why))) => why,
             // What redb says once it has given up; without damage, the disk has failed before.
             Some(Err(error)) => match self.damage.get() {
@@ -264,6 +269,12 @@ impl Index {
     pub fn commit(&self, layers: &Layers, reach: Reach) -> Result<Snapshot> {
         self.with("writing", |database| write(database, layers, reach))?;
         self.snapshot(reach.seq)
+    }
+
+    /// Whether a call to the disk has failed, which changed nothing: then [`Index::commit`] does nothing before the index is
+    /// opened anew, and needs not be tried.
+    pub fn has_given_up(&self) -> bool {
+        self.place.failed.load(Ordering::Relaxed) && self.place.damage.get().is_none()
     }
 
     /// Bytes on disk.

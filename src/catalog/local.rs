@@ -361,13 +361,16 @@ impl Engine for LocalCatalog {
     fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
         self.stop();
         let durable = self.sync(self.last_seq(), before);
-        let result = durable.and_then(|()| match self.inner.checkpoint(before) {
-            // The journal has it all, and the next opening moves it.
-            Err(Error::NoSpace) => {
-                log::info!("the disk is full: what changed last stays in the journal");
-                Ok(())
-            }
-            other => other,
+        // The journal has it all, and the next opening moves it.
+        let stays = |why: &str| log::warn!("{why}: what changed last stays in the journal");
+        let result = durable.and_then(|()| match self.inner.index.has_given_up() {
+            true => Ok(stays(
+                "a read of the index has failed, and nothing is written to it before the next opening",
+            )),
+            false => match self.inner.checkpoint(before) {
+                Err(Error::NoSpace) => Ok(stays("the disk is full")),
+                other => other,
+            },
         });
         self.inner.commits.poison("the catalog is closed");
         self.inner.index.close();

@@ -86,6 +86,26 @@ fn what_a_sync_confirmed_is_there_whichever_operation_failed_and_however() {
 }
 
 #[test]
+fn a_catalog_of_which_a_read_failed_closes_with_all_that_changed_in_its_journal() {
+    let disk = FaultyDisk::new(3);
+    disk.create_dir_all(Path::new("/store")).unwrap();
+    let catalog = open(&disk).unwrap();
+    for n in 1..=4000 {
+        let mut batch = numbered(n);
+        batch.put(format!("m{n:06}").into_bytes(), vec![1; 100]);
+        catalog.apply(batch).unwrap();
+    }
+    catalog.checkpoint(&nothing).unwrap();
+    // Not all of that is in memory.
+    disk.fail(Kind::Read, 0, Fault::Errno(libc::EIO));
+    let failed = (1..=4000).find_map(|n| catalog.get(format!("m{n:06}").as_bytes()).err());
+    assert!(matches!(failed, Some(Error::Io { .. })), "{failed:?}");
+    catalog.apply(numbered(4001)).unwrap();
+    catalog.close(&nothing).unwrap();
+    assert_eq!(count(&open(&disk.crash()).unwrap()), 4001);
+}
+
+#[test]
 fn a_full_disk_never_ends_writing_and_takes_no_files_that_nobody_needs() {
     for spare in [0, 4096, 30_000, 70_000, 200_000] {
         let disk = FaultyDisk::new(spare);
