@@ -291,7 +291,8 @@ impl Cache {
 
     /// Begins to flush up to `max_bytes` (but at least one page) of dirty pages that are due: those that were
     /// written to their end at once; others when first written longer than `age` ago, or when the dirty pages
-    /// are above half of their limit, much of their content rides in the catalog, or someone waits for room (oldest first). Pages of one file stay together and in order.
+    /// are above half of their limit, much of their content rides in the catalog, or someone waits for room. Oldest first,
+    /// but those that are due for want of room alone come last. Pages of one file stay together and in order.
     ///
     /// A full page that is written somewhere in the middle is not due at once: a database writes
     /// the same page many times over.

@@ -539,20 +539,28 @@ impl State {
     pub fn flush_due(&mut self, age: Duration, max_bytes: usize) -> Vec<Flush> {
         let mut due = Vec::new();
         let mut bytes = 0;
-        let pressed = self.pressed();
-        let now = Instant::now();
-        for (waiting, at_once) in [(&self.queues.full, true), (&self.queues.partial, pressed)] {
-            for id in waiting.values() {
-                let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(&id.no)) else { continue };
-                if bytes >= max_bytes || !(at_once || now.duration_since(page.since) >= age) {
-                    break;
-                }
-                bytes += page.content.len().max(1);
-                if bytes > max_bytes && !due.is_empty() {
-                    break;
-                }
-                due.push(*id);
+        let (pressed, riding, now) = (self.pressed(), self.rides_much(), Instant::now());
+        let page = |id: &PageId| self.files.get(&id.ino)?.dirty.get(&id.no);
+        let is_old = |id: &PageId| page(id).is_some_and(|page| now.duration_since(page.since) >= age);
+        let (mut full, mut partial) =
+            (self.queues.full.iter().peekable(), self.queues.partial.iter().peekable());
+        while bytes < max_bytes {
+            // In the order in which they were first written, so that none waits for ever for others that come faster than
+            // they are flushed. Partial ones that are only due because room is short come last.
+            let equal = partial.peek().filter(|(_, id)| riding || is_old(id));
+            let next = match (full.peek(), equal) {
+                (Some((turn, _)), Some((other, _))) if turn < other => full.next(),
+                (Some(_), None) => full.next(),
+                (None, None) if !pressed => break,
+                _ => partial.next(),
+            };
+            let Some((_, id)) = next else { break };
+            let Some(page) = page(id) else { continue };
+            bytes += page.content.len().max(1);
+            if bytes > max_bytes && !due.is_empty() {
+                break;
             }
+            due.push(*id);
         }
         due.sort_unstable();
         due.into_iter().filter_map(|id| self.begin_flush(id)).collect()

@@ -78,6 +78,37 @@ fn large_patches_in_the_catalog_make_their_pages_due_and_small_ones_do_not() {
 }
 
 #[test]
+fn full_pages_that_come_faster_than_they_are_flushed_keep_no_others_waiting() {
+    let (none, most) = (Duration::from_secs(3600), 2 * PAGE);
+    let full = |cache: &Cache, pages: std::ops::Range<u32>| {
+        for no in pages {
+            cache.write(id(2, no), 0, &[1; PAGE], PAGE, Base::Absent).unwrap();
+        }
+    };
+    let flushed = |cache: &Cache, age: Duration| {
+        let flushes = cache.flush_due(age, most);
+        flushes.iter().for_each(|flush| _ = cache.finish_flush(flush));
+        flushes.iter().map(|flush| flush.id).collect::<Vec<_>>()
+    };
+    // What is old.
+    let cache = Cache::new(4 << 20, 4 << 20);
+    full(&cache, 0..1);
+    cache.write(id(1, 0), 0, &[2; 100], PAGE, Base::Absent).unwrap();
+    full(&cache, 1..8);
+    assert_eq!(flushed(&cache, none), [id(2, 0), id(2, 1)]);
+    assert_eq!(flushed(&cache, Duration::ZERO), [id(1, 0), id(2, 2)]);
+    // What rides in the catalog, of any age.
+    let cache = Cache::new(4 << 20, 1 << 20);
+    for ino in 10..30 {
+        cache.write(id(ino, 0), 0, &[1; PAGE], 128 << 10, Base::Absent).unwrap();
+        let patches = cache.patches(Ino(ino), usize::MAX, None).unwrap();
+        cache.journalled(Ino(ino), &upto(&patches));
+    }
+    full(&cache, 0..8);
+    assert_eq!(flushed(&cache, none), [id(10, 0), id(11, 0)]);
+}
+
+#[test]
 fn cutting_a_hole_makes_no_page() {
     let cache = Cache::new(1 << 20, 1 << 19);
     assert_eq!(cache.may_cut(id(1, 0), 7, Base::Absent), Ok(()));
