@@ -135,6 +135,21 @@ fn a_store_that_filled_its_disk_unmounts_mounts_reads_and_takes_writes_once_some
 }
 
 #[test]
+fn a_disk_that_is_too_small_for_a_store_is_told_with_its_path() {
+    if !can_mount() {
+        return;
+    }
+    let disk = Disk::of(2);
+    let store = disk.path().join("store");
+    let refused = larder([Path::new("mount"), &store, &disk.point()]);
+    let why = stderr(&refused);
+    assert!(
+        !refused.status.success() && why.contains(store.to_str().unwrap()) && why.contains("no room"),
+        "{why}"
+    );
+}
+
+#[test]
 fn a_store_takes_no_more_of_the_disk_than_its_size_limit() {
     if !can_mount() {
         return;

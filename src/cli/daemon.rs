@@ -77,7 +77,15 @@ fn open(settings: &Settings) -> Result<Arc<Volume>> {
     let begun = Instant::now();
     loop {
         let opened = Volume::open(settings.clone(), Arc::new(RealDisk), Clock::System);
-        let Err(Error::InUse(store)) = &opened else { return opened };
+        let Err(Error::InUse(store)) = &opened else {
+            return opened.map_err(|error| match error {
+                Error::NoSpace => Error::store(
+                    &settings.storage_path,
+                    "there is no room left on the disk that it lies on: make some, and mount again",
+                ),
+                other => other,
+            });
+        };
         let mounts = table::of_store(store).map_err(Error::io("reading /proc/self/mountinfo"))?;
         if !mounts.is_empty() || begun.elapsed() > ENDING {
             return opened;
