@@ -14,6 +14,9 @@ pub(super) const EXTENTS: usize = if cfg!(test) { 4 } else { 65_536 };
 /// Entries of a large directory read at a time.
 const WINDOW: usize = 1024;
 
+/// A directory with no more entries is loaded whole for one of them, whatever must go for it.
+const SMALL: u64 = if cfg!(test) { 8 } else { 256 };
+
 impl Volume {
     /// Waits for what an operation needs.
     pub fn satisfy(&self, need: Need) -> Result<()> {
@@ -115,10 +118,12 @@ impl Volume {
         Ok(())
     }
 
+    /// A name, and with it all of its directory, where nothing has to go for that: large directories that do not fit together
+    /// would drive each other out with each key that is asked for.
     fn load_entry(&self, dir: Ino, name: &[u8]) -> Result<()> {
         let (whole, version, size) = {
             let tree = self.tree.lock();
-            let whole = tree.whole_directory();
+            let whole = tree.whole_directory().min(tree.room().max(SMALL));
             match tree.peek(dir) {
                 Some(inode) => (whole, inode.version, inode.rec.size),
                 None => return Ok(()),

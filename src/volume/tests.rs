@@ -7,6 +7,7 @@ mod evict;
 mod expiry;
 mod framed;
 mod get;
+mod large_dirs;
 mod quota;
 mod readahead;
 

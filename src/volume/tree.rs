@@ -24,6 +24,9 @@ const INODE_WEIGHT: usize = 450;
 /// What an entry in memory costs beside its name.
 const ENTRY_WEIGHT: usize = 96;
 
+/// What an entry costs that is loaded with the inode that it names.
+const LOADED: usize = ENTRY_WEIGHT + INODE_WEIGHT + 32;
+
 /// Files between two that are read one after the other, at most, where a directory is read in order.
 const NEAR: usize = 4;
 
@@ -252,7 +255,12 @@ impl Tree {
 
     /// Entries that a directory may have to be loaded whole, with the inodes that they name.
     pub fn whole_directory(&self) -> u64 {
-        (self.limit / 4 / (ENTRY_WEIGHT + INODE_WEIGHT + 32)) as u64
+        (self.limit / 4 / LOADED) as u64
+    }
+
+    /// Entries that can be loaded, with the inodes that they name, before anything else has to go.
+    pub fn room(&self) -> u64 {
+        (self.limit.saturating_sub(self.weight) / LOADED) as u64
     }
 
     /// The time. While keys are reported gone but not yet removed, never earlier than when they were: a

@@ -1,0 +1,68 @@
+//! Directories that do not fit in memory together.
+
+use super::*;
+use crate::volume::{Change, NewFile, To};
+
+const DIRS: u64 = 40;
+const FILES: u64 = 100;
+
+fn set_all(volume: &Volume, names: impl Iterator<Item = String>) {
+    let names: Vec<String> = names.collect();
+    for part in names.chunks(500) {
+        let change = |path| Change { path, to: To::Content(b"value", NewFile::default()) };
+        let changes: Vec<_> = part.iter().map(|name| change(name.as_bytes())).collect();
+        volume.apply(&ROOTS, &changes, false).unwrap();
+    }
+}
+
+/// Forty directories in little memory: one fits, and not all.
+fn crowded(dir: &Path) -> Arc<Volume> {
+    let volume = real(dir);
+    volume.tree.lock().set_limit(256 << 10);
+    for dir in 0..DIRS {
+        set_all(&volume, (0..FILES).map(|n| format!("{dir}/{n}")));
+    }
+    // Nothing is loaded behind the scenes any longer.
+    volume.sync().unwrap();
+    let tree = volume.tree.lock();
+    assert!(
+        tree.whole_directory() > FILES && tree.room() < FILES,
+        "{} {}",
+        tree.whole_directory(),
+        tree.room()
+    );
+    drop(tree);
+    volume
+}
+
+#[test]
+fn a_batch_changes_keys_in_large_directories_that_do_not_fit_in_memory_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = crowded(dir.path());
+    set_all(&volume, (0..FILES).map(|n| format!("{}/{n}", n % DIRS)));
+    set_all(&volume, (0..FILES).map(|n| format!("{}/new{n}", n % DIRS)));
+    for dir in 0..DIRS {
+        let path = format!("{dir}/new{dir}");
+        assert!(
+            matches!(volume.run(|v| v.get(path.as_bytes())), Ok(Got::Content(value)) if value == b"value")
+        );
+    }
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_key_of_a_large_directory_is_looked_up_alone_where_others_would_have_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = crowded(dir.path());
+    let keys: Vec<String> = (0..DIRS).map(|dir| format!("{dir}/{}", dir * 7 % FILES)).collect();
+    for key in &keys {
+        let (entry, _) = volume.run(|v| v.resolve(key.as_bytes())).unwrap();
+        volume.forget(entry.attr.ino, 1);
+    }
+    // All of them are in memory now: none has driven another out.
+    for key in &keys {
+        let (entry, _) = volume.resolve(key.as_bytes()).unwrap_or_else(|pause| panic!("{key}: {pause:?}"));
+        volume.forget(entry.attr.ino, 1);
+    }
+    volume.close().unwrap();
+}
