@@ -4,12 +4,19 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::{Answer, MAX_ANSWER, Request, SOCKET};
 use crate::error::{Error, Result};
+
+/// How long a client asks again while the daemon serves as many others as it can.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// How soon it does, at first and at last: it doubles.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
 
 /// Asks the daemon of a store, and waits for the answer as long as it takes: a sync of much dirty
 /// data takes its time. After `Umount` the daemon's process has ended, and holds nothing of the store or its disk.
@@ -30,6 +37,27 @@ pub fn ask_watching(
     body: &[u8],
     progress: &mut dyn FnMut(serde_json::Value),
 ) -> Result<serde_json::Value> {
+    let begun = Instant::now();
+    let [mut pause, longest] = ASK_AGAIN;
+    loop {
+        if let Some(answer) = ask_once(store, request, body, progress)? {
+            return Ok(answer);
+        }
+        if begun.elapsed() > BUSY {
+            return Err(Error::Config("the daemon serves too many clients; try again".to_owned()));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// `None` when it is busy, and has done nothing.
+fn ask_once(
+    store: &Path,
+    request: Request,
+    body: &[u8],
+    progress: &mut dyn FnMut(serde_json::Value),
+) -> Result<Option<serde_json::Value>> {
     let mut stream = match short_path(store, UnixStream::connect) {
         Ok(stream) => stream,
         Err(error)
@@ -73,8 +101,9 @@ pub fn ask_watching(
                 if request == Request::Umount {
                     daemon.as_ref().map_or(Ok(()), wait_for_end).map_err(failed)?;
                 }
-                return Ok(value);
+                return Ok(Some(value));
             }
+            Ok(Answer::Busy) => return Ok(None),
             Ok(Answer::Error(why)) => return Err(Error::Config(why)),
             Err(error) => return Err(failed(error.into())),
         }

@@ -10,6 +10,7 @@
 //! {"command":"set","body":N} and N bytes, NAME=VALUE →  {"ok":null}  a limit is changed, until the store is closed
 //! {"command":"umount"}   →  {"ok":null}                       once unmounted, durable and closed
 //! anything else          →  {"error":"what is wrong"}         and the connection is closed
+//! anything               →  "busy"                           while as many clients as can be are served
 //! ```
 //!
 //! Only root and the user who runs the daemon are listened to. A client cannot hold the daemon up:
@@ -92,6 +93,8 @@ pub enum Answer {
     Ok(serde_json::Value),
     /// It failed; why, and what to do.
     Error(String),
+    /// Nothing was done, since [`MAX_CLIENTS`] are being served: ask again.
+    Busy,
 }
 
 /// Who asks, and what came with the request.
@@ -192,7 +195,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
 fn start(stream: UnixStream, shared: &Arc<Shared>) {
     if shared.clients.fetch_add(1, Ordering::AcqRel) >= MAX_CLIENTS {
         shared.clients.fetch_sub(1, Ordering::AcqRel);
-        return send(stream, &Answer::Error("too many clients at once; try again".to_owned()));
+        return send(stream, &Answer::Busy);
     }
     let place = Place(Arc::clone(shared));
     let spawned =

@@ -72,6 +72,44 @@ fn a_client_that_says_nothing_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn more_clients_than_are_served_at_once_are_all_answered() {
+    let (store, control) = serving();
+    let path = store.path();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4 * MAX_CLIENTS)
+            .map(|n| {
+                let body = vec![7; n * 1000];
+                scope.spawn(move || ask_with(path, Request::Keys { body: body.len() as u32 }, &body).unwrap())
+            })
+            .collect();
+        for (n, client) in clients.into_iter().enumerate() {
+            assert_eq!(client.join().unwrap(), json!(n * 1000));
+        }
+    });
+    control.finish(&Ok(()));
+}
+
+#[test]
+fn clients_that_stall_in_each_place_hold_up_the_others_for_as_long_as_they_may_take_and_no_longer() {
+    let (store, control) = serving();
+    let stalled: Vec<_> = (0..3 * MAX_CLIENTS)
+        .map(|n| {
+            let mut stream = UnixStream::connect(store.path().join(SOCKET)).unwrap();
+            // Nothing, half a request, or a body that does not come.
+            let said = [&b""[..], b"{\"comm", b"{\"command\":\"keys\",\"body\":100}\nx"][n % 3];
+            // Those beyond the places are turned away at once.
+            let _ = stream.write_all(said);
+            stream
+        })
+        .collect();
+    let begun = std::time::Instant::now();
+    assert!(ask(store.path(), Request::Status).is_ok());
+    assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    drop(stalled);
+    control.finish(&Ok(()));
+}
+
+#[test]
 fn whoever_asks_for_the_end_is_told_when_the_store_is_closed_and_how_that_went() {
     let (store, control) = serving();
     let path = store.path().to_owned();
