@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -280,6 +280,36 @@ fn clear_and_cleanup_say_first_what_they_would_do() {
         let chores = shell.json(&["cleanup", "--dry-run", "--json"]).remove(0);
         assert_eq!((&chores["expired"], &chores["unlinked"]), (&0.into(), &0.into()), "{chores}");
         assert!(shell.json(&["cleanup", "--json"]).remove(0)["removed"].is_u64());
+    });
+}
+
+#[test]
+fn clear_asks_on_a_terminal_and_shows_what_it_does() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "a/b"], &lines(1000));
+        let clear = |answer: &str| {
+            let terminal = nix::pty::openpty(None, None).unwrap();
+            let side = || Stdio::from(terminal.slave.try_clone().unwrap());
+            let mut child =
+                shell.command(&["clear"]).stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+            drop(terminal.slave);
+            let mut ours = std::fs::File::from(terminal.master);
+            ours.write_all(answer.as_bytes()).unwrap();
+            let mut shown = Vec::new();
+            // It ends with EIO once nobody has the other side any longer.
+            let _ = ours.read_to_end(&mut shown);
+            (child.wait().unwrap().code(), String::from_utf8(shown).unwrap())
+        };
+        for answer in ["n\n", "\n", "ye\n"] {
+            let (code, shown) = clear(answer);
+            assert_eq!(code, Some(1), "{shown}");
+            assert!(shown.contains("Remove all 1 keys of"), "{shown}");
+        }
+        assert_eq!(shell.text(&["ls"]), "a/b\n");
+        let (code, shown) = clear("y\n");
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(shown.contains("removing everything"), "{shown}");
+        assert_eq!(shell.text(&["ls"]), "");
     });
 }
 

@@ -4,7 +4,7 @@ use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, NO, YES};
 use super::human;
-use super::progress::waiting;
+use super::progress::watching;
 
 /// Evict keys down to the limits, now
 ///
@@ -29,8 +29,8 @@ impl Align {
     pub fn run(self) -> Result<u8> {
         let store = self.at.open(false)?;
         let done = match self.dry_run {
-            true => waiting("looking for what would go", || store.would_align())?,
-            false => waiting("evicting", || store.align())?,
+            true => watching(&store, "looking for what would go", || store.would_align())?,
+            false => watching(&store, "evicting", || store.align())?,
         };
         if self.json {
             let text = serde_json::to_string(&done).map_err(|e| Error::io("writing JSON")(e.into()))?;

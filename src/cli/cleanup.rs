@@ -4,7 +4,7 @@ use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, YES};
 use super::human;
-use super::progress::waiting;
+use super::progress::watching;
 
 /// Remove what has expired, and give the disk its room back, now
 ///
@@ -38,7 +38,7 @@ impl Cleanup {
                 ),
             }
         } else {
-            let cleaned = waiting("cleaning up", || store.cleanup())?;
+            let cleaned = watching(&store, "cleaning up", || store.cleanup())?;
             match self.json {
                 true => println!("{}", text(serde_json::to_string(&cleaned))?),
                 false => println!("{} files removed, {} given back", cleaned.removed, human(cleaned.freed)),

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, NO, YES};
-use super::progress::waiting;
+use super::progress::watching;
 
 /// Remove all keys and directories of a store
 ///
@@ -47,7 +47,7 @@ impl Clear {
                 return Ok(NO);
             }
         }
-        waiting("removing everything", || store.clear())?;
+        watching(&store, "removing everything", || store.clear())?;
         store.close()?;
         Ok(YES)
     }

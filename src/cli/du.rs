@@ -44,12 +44,12 @@ impl Du {
             let mut sum = Sum::default();
             for key in store.keys(prefix.as_bytes()) {
                 match key.and_then(|key| store.stat(key)) {
-                    Ok(Some(stat)) => {
+                    Ok(Some(stat)) if !stat.directory => {
                         sum.keys += 1;
                         sum.size += stat.size;
                         sum.stored += stat.stored;
                     }
-                    Ok(None) => {}
+                    Ok(_) => {}
                     Err(error) => code = code.max(failed(prefix, &error)),
                 }
             }

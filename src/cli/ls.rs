@@ -61,8 +61,9 @@ impl Ls {
                 }
                 continue;
             }
-            // Gone since.
-            let Some(stat) = store.stat(&key).map_err(std::io::Error::other)? else { continue };
+            // Gone since, or a directory in its place.
+            let stat = store.stat(&key).map_err(std::io::Error::other)?.filter(|stat| !stat.directory);
+            let Some(stat) = stat else { continue };
             match self.json {
                 true => writeln!(output, "{}", object(&key, &stat)?)?,
                 false => writeln!(output, "{}", row(&key, &stat))?,

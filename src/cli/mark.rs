@@ -29,7 +29,7 @@ pub struct Mark {
     #[arg(long, value_name = "WHETHER")]
     pinned: Option<Whether>,
     /// How long files live that are made below, in directories: 3600, 90m, 7d, never, or inherit
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     default_ttl: Option<String>,
     /// How much the files below may take on the disk together, in directories: a size, as 10GiB, or none
     #[arg(long, value_name = "SIZE")]
@@ -80,8 +80,13 @@ impl Mark {
                 true => show(&store, key),
                 false => marks.iter().try_for_each(|mark| store.mark(key.as_bytes(), *mark)),
             };
-            if let Err(error) = done {
-                code = code.max(failed(key, &error));
+            match done {
+                Ok(()) => {}
+                Err(Error::NotPermitted) => {
+                    let why = "only a directory has a default-ttl or a size-limit, only a file or a directory the others";
+                    code = code.max(failed(key, &Error::Invalid(why.to_owned())));
+                }
+                Err(error) => code = code.max(failed(key, &error)),
             }
         }
         store.close()?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use larder::error::Result;
 use larder::mount::table;
-use larder::store::Store;
+use larder::store::{Key, Store};
 
 use super::at::{At, NO, YES, to_output};
 
@@ -28,9 +28,10 @@ impl Resolve {
     pub fn run(self) -> Result<u8> {
         let found = match (&self.key, &self.path) {
             (Some(key), _) => {
+                let key = Key::new(key.as_bytes())?;
                 let path = self.at.path()?;
                 match table::find(&path)?.1 {
-                    Some(_) => Store::connect(&path)?.resolve(key.as_bytes())?.map(PathBuf::into_os_string),
+                    Some(_) => Store::connect(&path)?.resolve(key)?.map(PathBuf::into_os_string),
                     None => None,
                 }
             }

@@ -29,10 +29,10 @@ pub struct Set {
     #[arg(long, conflicts_with = "file")]
     value: Option<OsString>,
     /// When it expires: in 3600, 90m, 7d, or never
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     ttl: Option<String>,
     /// The moment when it expires: 2030-01-31T12:00:00Z, or seconds since 1970
-    #[arg(long, value_name = "TIME", conflicts_with = "ttl")]
+    #[arg(long, value_name = "TIME", conflicts_with = "ttl", allow_hyphen_values = true)]
     expires: Option<String>,
     /// How it is compressed: lz4, zstd:LEVEL, gzip:LEVEL, deflate, none, auto
     #[arg(long)]

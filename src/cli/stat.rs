@@ -12,7 +12,7 @@ use super::at::{At, EXIT, YES, failed, shown};
 use super::human;
 use super::ls::{object, time_left};
 
-/// Show what is known of keys: size, size on disk, codec, expiry
+/// Show what is known of keys: size, size on disk, codec, expiry; of directories, which larder mark tells more of, the expiry
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]
 pub struct Stat {
@@ -51,8 +51,12 @@ impl Stat {
 fn print(key: &Key, stat: &Known) {
     let time = |time| format_expires(Time::from(time));
     println!("key       {}", shown(key.as_bytes()));
-    println!("size      {} ({} bytes)", human(stat.size), stat.size);
-    println!("on disk   {} ({} bytes), ratio {:.2}", human(stat.stored), stat.stored, stat.ratio);
+    if stat.directory {
+        println!("          a directory; what is in it: larder ls -l {}/", shown(key.as_bytes()));
+    } else {
+        println!("size      {} ({} bytes)", human(stat.size), stat.size);
+        println!("on disk   {} ({} bytes), ratio {:.2}", human(stat.stored), stat.stored, stat.ratio);
+    }
     println!("codec     {}", stat.codec.map_or("the store's".to_owned(), |codec| codec.to_string()));
     match stat.expires {
         None => println!("expires   never"),

@@ -27,10 +27,10 @@ pub struct Touch {
     #[arg(long)]
     size: bool,
     /// Give them this time to live from now on: 3600, 90m, 7d, or never
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     ttl: Option<String>,
     /// Let them expire at this moment: 2030-01-31T12:00:00Z, or seconds since 1970
-    #[arg(long, value_name = "TIME", conflicts_with = "ttl")]
+    #[arg(long, value_name = "TIME", conflicts_with = "ttl", allow_hyphen_values = true)]
     expires: Option<String>,
 }
 

@@ -488,6 +488,15 @@ impl Filesystem for Adapter {
         let caller = caller(request, 0);
         let data = [name.as_bytes(), value];
         let done = self.kernel.once_changed(request, [of], send_done);
+        if self.volume.ends_at_once(name.as_bytes(), value) {
+            self.count(Request::SetXAttr);
+            let data = data.map(<[u8]>::to_vec);
+            return self.wait(Request::SetXAttr, reply, done, move |volume| {
+                let [name, value] = &data;
+                volume.run(|volume| volume.setxattr(&caller, ino(of), name, value, flags))?;
+                volume.expire_at_once(ino(of))
+            });
+        }
         self.answer(Request::SetXAttr, data, reply, done, move |volume, [name, value]| {
             volume.setxattr(&caller, ino(of), name, value, flags)
         });

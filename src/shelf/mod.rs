@@ -12,22 +12,24 @@ use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::pages::Class;
 
-/// Reads an expiry: RFC 3339 (`2030-01-31T12:00:00Z`), seconds since the epoch, or `never`.
+/// Reads an expiry: RFC 3339 (`2030-01-31T12:00:00Z`), seconds since the epoch, or `never`. What lies before all time that can be
+/// expressed is its beginning: long past.
 pub fn parse_expires(text: &str) -> Result<Option<Time>> {
     let text = text.trim();
     if text == "never" {
         return Ok(None);
     }
-    let bad = || {
-        Error::Invalid(format!(
-            "expires {text:?}: use a time as 2030-01-31T12:00:00Z, seconds since 1970, or never"
-        ))
+    let nanos = match (text.parse::<i64>(), text.parse::<Timestamp>()) {
+        (Ok(seconds), _) => Some(i128::from(seconds) * 1_000_000_000),
+        (_, Ok(at)) => Some(at.as_nanosecond()),
+        _ => None,
     };
-    let at = match text.parse::<i64>() {
-        Ok(seconds) => Timestamp::from_second(seconds).map_err(|_| bad())?,
-        Err(_) => text.parse().map_err(|_| bad())?,
-    };
-    i64::try_from(at.as_nanosecond()).map(|nanos| Some(Time(nanos))).map_err(|_| bad())
+    match nanos.filter(|nanos| *nanos <= i128::from(i64::MAX)) {
+        Some(nanos) => Ok(Some(Time(i64::try_from(nanos).unwrap_or(i64::MIN)))),
+        None => Err(Error::Invalid(format!(
+            "expires {text:?}: use a time before 2262-04-11 as 2030-01-31T12:00:00Z, seconds since 1970, or never"
+        ))),
+    }
 }
 
 /// An expiry in RFC 3339, UTC.
@@ -44,7 +46,11 @@ pub fn parse_ttl(text: &str) -> Result<Option<u32>> {
     if text == "never" {
         return Ok(None);
     }
-    let bad = || Error::Invalid(format!("ttl {text:?}: use seconds, or 90m, 7d, 1h30m, or never"));
+    let bad = || {
+        Error::Invalid(format!(
+            "ttl {text:?}: use seconds, or 90m, 7d, 1h30m, up to 136 years of 365d, or never"
+        ))
+    };
     let seconds = match text.parse::<f64>() {
         Ok(seconds) => seconds,
         Err(_) => {
@@ -115,8 +121,14 @@ mod tests {
         assert_eq!(parse_expires(&format_expires(at)).unwrap(), Some(at));
         assert_eq!(parse_expires("2030-03-17T18:46:40+01:00\n").unwrap(), Some(at));
         assert_eq!(parse_expires("never").unwrap(), None);
-        for text in ["", "soon", "2030", "2030-02-31T00:00:00Z", "99999999999999"] {
-            assert!(text == "2030" || parse_expires(text).is_err(), "{text:?}");
+        for text in
+            ["", "soon", "2030-02-31T00:00:00Z", "99999999999999", "9223372037", "9999-12-31T00:00:00Z"]
+        {
+            assert!(parse_expires(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_expires("9223372036").unwrap(), Some(Time::new(9_223_372_036, 0)));
+        for text in ["-99999999999999", "-5", "0001-01-01T00:00:00Z"] {
+            assert!(parse_expires(text).unwrap() < Some(Time(0)), "{text:?}");
         }
     }
 

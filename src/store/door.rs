@@ -9,7 +9,7 @@ use super::{Key, KeyLock};
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::Kind;
-use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed, Stats};
 
 /// An entry of a directory.
 #[derive(Debug)]
@@ -123,6 +123,10 @@ impl Door {
 
     pub fn lock(&self, key: &Key, wait: bool) -> Result<Option<KeyLock>> {
         through!(self, door => door.lock(key, wait))
+    }
+
+    pub fn stats(&self) -> Result<Stats> {
+        through!(self, door => door.stats())
     }
 
     pub fn sync(&self) -> Result<()> {

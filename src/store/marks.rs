@@ -61,6 +61,9 @@ impl Store {
             Mark::Evictable(set) => (EVICTABLE, flag(set)),
             Mark::Pinned(set) => (PINNED, flag(set)),
             Mark::DefaultTtl(set) => (DEFAULT_TTL, set.map(ttl).transpose()?),
+            Mark::SizeLimit(Some(0)) => {
+                return Err(Error::Invalid("a size-limit of 0: use a size above it, or none".into()));
+            }
             Mark::SizeLimit(set) => (SIZE_LIMIT, set.map(|bytes| bytes.to_string())),
         };
         let path = path(key.as_ref())?;
@@ -93,6 +96,9 @@ impl Store {
 fn ttl(expiry: Expiry) -> Result<String> {
     match expiry {
         Expiry::Never => Ok("never".to_owned()),
+        Expiry::In(time) if time.is_zero() => Err(Error::Invalid(
+            "a default-ttl of 0: nothing would live; use never, where files are to stay".into(),
+        )),
         Expiry::In(time) => Ok(time.as_secs_f64().ceil().to_string()),
         Expiry::At(_) => Err(Error::Invalid("a time to live is a duration, not a moment".into())),
     }

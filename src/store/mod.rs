@@ -55,7 +55,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub use crate::format::Codec;
-pub use crate::volume::{Aligned, Chores, Cleaned, Hurt, Place, Scrubbed};
+pub use crate::volume::{Aligned, Chores, Cleaned, Hurt, Place, Scrubbed, Stats};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncStore;
 pub use batch::Batch;
@@ -67,11 +67,10 @@ pub use marks::{Mark, Marks};
 pub use options::{Durability, Expiry, Options, SetOptions};
 pub use stream::{Reader, Writer};
 
-use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::Kind;
 use crate::shelf;
-use crate::volume::{Change, To};
+use crate::volume::{self, Change, To};
 use door::Door;
 
 /// A store. Clones are the same store; it is closed with the last of them and of the readers and writers made by them.
@@ -81,9 +80,11 @@ pub struct Store {
     defaults: SetOptions,
 }
 
-/// What is known of a key.
+/// What is known of a key, or of a directory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stat {
+    /// Whether it is a directory, which has no value.
+    pub directory: bool,
     /// Bytes of the value.
     pub size: u64,
     /// Bytes on the disk that hold it, as far as it has been written there.
@@ -93,13 +94,13 @@ pub struct Stat {
     /// The codec that is set for it; none: the store's.
     #[serde(serialize_with = "as_text")]
     pub codec: Option<Codec>,
-    /// When it expires.
+    /// When it expires, by itself or with a directory that it is in.
     #[serde(serialize_with = "as_time")]
     pub expires: Option<SystemTime>,
     /// When the value was last changed.
     #[serde(serialize_with = "as_some_time")]
     pub modified: SystemTime,
-    /// When it was last touched, or read first.
+    /// When it was last touched; by [`Store::touch`], or as `touch -a` does. Before that, when it was made.
     #[serde(serialize_with = "as_some_time")]
     pub touched: SystemTime,
 }
@@ -324,7 +325,7 @@ impl Store {
         Ok(pages.is_some_and(|pages| pages << status.page_shift >= status.size))
     }
 
-    /// What is known of a key; `None` when it is not there, or is a directory.
+    /// What is known of a key, or of a directory; `None` when it is not there.
     ///
     /// # Errors
     ///
@@ -332,17 +333,17 @@ impl Store {
     pub fn stat(&self, key: impl AsRef<[u8]>) -> Result<Option<Stat>> {
         let key = Key::new(key)?;
         let Some(status) = self.door.status(key.as_bytes())? else { return Ok(None) };
-        if status.kind == Kind::Directory {
-            return Ok(None);
-        }
+        let directory = status.kind == Kind::Directory;
+        let size = if directory { 0 } else { status.size };
         let text = |name| self.text(&key, name);
         let stored = self.number(&key, "user.larder.stored")?.unwrap_or(0);
         let expires = text("user.larder.expires")?.map(|text| shelf::parse_expires(&text)).transpose()?;
         let touched = text("user.larder.touch")?.map(|text| shelf::parse_expires(&text)).transpose()?;
         Ok(Some(Stat {
-            size: status.size,
+            directory,
+            size,
             stored,
-            ratio: if stored == 0 { 1.0 } else { status.size as f64 / stored as f64 },
+            ratio: if stored == 0 { 1.0 } else { size as f64 / stored as f64 },
             codec: text("user.larder.codec")?.map(|text| text.parse()).transpose()?,
             expires: expires.flatten().map(SystemTime::from),
             modified: status.mtime.into(),
@@ -386,10 +387,10 @@ impl Store {
     /// [`Error::NotFound`]: it is not there. Else as [`Store::set_with`].
     pub fn expire(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<()> {
         let key = Key::new(key)?;
-        let (name, value) = match expiry {
-            Expiry::Never => ("user.larder.expires", "never".to_owned()),
-            Expiry::At(time) => ("user.larder.expires", shelf::format_expires(Time::from(time))),
-            Expiry::In(time) => ("user.larder.ttl", time.as_secs_f64().ceil().to_string()),
+        let (name, value) = match expiry.to_volume()? {
+            volume::Expiry::Never => ("user.larder.expires", "never".to_owned()),
+            volume::Expiry::At(time) => ("user.larder.expires", shelf::format_expires(time)),
+            volume::Expiry::In(seconds) => ("user.larder.ttl", seconds.to_string()),
         };
         self.door.set_attribute(key.as_bytes(), name, value.as_bytes())
     }
@@ -468,6 +469,15 @@ impl Store {
     /// The store's own directory.
     pub fn path(&self) -> &Path {
         self.door.dir()
+    }
+
+    /// The figures of the store: how many inodes, how many bytes of what.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the store cannot be read. [`Error::Store`]: its daemon does not answer.
+    pub fn stats(&self) -> Result<Stats> {
+        self.door.stats()
     }
 
     /// Makes all changes durable.

@@ -29,7 +29,7 @@ use crate::control::Request;
 use crate::error::{Error, Result};
 use crate::format::Kind;
 use crate::mount::{session, table};
-use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed, To};
+use crate::volume::{Aligned, Change, Chores, Cleaned, NewFile, Place, Scrubbed, Stats, To};
 
 /// Bytes of content that go with a request; what is beyond is written through the mount.
 const WITH_REQUEST: usize = 1 << 20;
@@ -313,6 +313,11 @@ impl Mounted {
         let (mounted, key) = (Arc::clone(self), key.clone());
         held.at_end(Box::new(move || drop(mounted.locked.lock().remove(&key))));
         Ok(Some(held))
+    }
+
+    pub fn stats(&self) -> Result<Stats> {
+        let figures = crate::control::ask(&self.store, Request::Status)?;
+        serde_json::from_value(figures).map_err(|error| Error::io("reading the figures")(error.into()))
     }
 
     pub fn sync(&self) -> Result<()> {

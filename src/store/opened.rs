@@ -9,7 +9,7 @@ use super::{Key, KeyLock, lock};
 use crate::error::{Error, Result};
 use crate::format::{Ino, Kind, ROOT};
 use crate::volume::{
-    Aligned, Caller, Change, Chores, Cleaned, Entry, Got, NewFile, Pause, Place, Scrubbed, To, Volume,
+    Aligned, Caller, Change, Chores, Cleaned, Entry, Got, NewFile, Pause, Place, Scrubbed, Stats, To, Volume,
 };
 
 /// A volume, closed with the last user of this.
@@ -164,6 +164,10 @@ impl Opened {
 
     pub fn lock(&self, key: &Key, wait: bool) -> Result<Option<KeyLock>> {
         lock::take(&self.dir, key, wait)
+    }
+
+    pub fn stats(&self) -> Result<Stats> {
+        self.volume()?.stats()
     }
 
     pub fn sync(&self) -> Result<()> {

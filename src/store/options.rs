@@ -41,7 +41,7 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    fn to_volume(self) -> Result<volume::Expiry> {
+    pub(super) fn to_volume(self) -> Result<volume::Expiry> {
         Ok(match self {
             Expiry::Never => volume::Expiry::Never,
             Expiry::At(time) => volume::Expiry::At(time.into()),

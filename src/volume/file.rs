@@ -268,7 +268,7 @@ impl Volume {
     }
 
     /// The records of a file's pages from `from` up to `to` (and maybe more), when they are in memory.
-    fn extents(
+    pub(super) fn extents(
         &self,
         tree: &mut Tree,
         ino: Ino,

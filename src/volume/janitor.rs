@@ -26,6 +26,9 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 /// How long after a failure the commit is tried again.
 const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long whoever sets an end that has passed waits for others to hear of it.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// Keys that are looked up at a time.
 const SWEEP_BATCH: usize = 1024;
 
@@ -215,6 +218,14 @@ impl Volume {
             Ok(None) | Err(Error::Stale) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes a key whose end was set to a moment that has passed, and waits until it is gone for others: whoever set it may look
+    /// at once. Not for long: a kernel that waits for us cannot be told.
+    pub fn expire_at_once(&self, ino: Ino) -> Result<()> {
+        self.expire_first(ino)?;
+        self.wait_told_for(AT_ONCE);
+        Ok(())
     }
 
     /// Removes all names of a key that has expired; one that has not yet says when it will. `listings` gets the directories

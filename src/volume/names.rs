@@ -27,6 +27,12 @@ impl Volume {
         let ino = match name {
             b"." => dir,
             b".." => parent_of(&mut tree, dir)?,
+            _ if tree.get(dir)?.rec.nlink == 0 => {
+                drop(tree);
+                // Who remembers that it is not there would remember the directory for it, and all above.
+                self.tell(Event::Entry { dir, name: name.into() });
+                return Err(Error::NotFound.into());
+            }
             _ => tree.find(dir, name)?.ok_or(Error::NotFound)?.ino,
         };
         let rec = &tree.get(ino)?.rec;

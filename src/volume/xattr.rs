@@ -3,13 +3,16 @@
 use super::Volume;
 use super::acl::{self, Acl};
 use super::draft::Draft;
+use super::load::EXTENTS;
 use super::marks::Mark;
 use super::tree::{Attributes, Inode, Tree};
 use super::types::*;
 use crate::clock::Time;
 use crate::config::parse_size;
 use crate::error::{Error, Result};
-use crate::format::{Ino, InodeRecord, Kind, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, encode, keys};
+use crate::format::{
+    Extent, Ino, InodeRecord, Kind, Links, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, PageNo, ROOT, encode, keys,
+};
 use crate::shelf;
 
 /// Larder's own attributes begin so.
@@ -38,6 +41,8 @@ enum Own {
     Touch,
     Stored,
     Ratio,
+    Pages,
+    Extents,
     Cached,
     Hits,
     SizeLimit,
@@ -58,6 +63,8 @@ impl Own {
             Own::Touch,
             Own::Stored,
             Own::Ratio,
+            Own::Pages,
+            Own::Extents,
             Own::Cached,
             Own::Hits,
             Own::SizeLimit,
@@ -75,20 +82,31 @@ impl Own {
             Own::Touch => "touch",
             Own::Stored => "stored",
             Own::Ratio => "ratio",
+            Own::Pages => "pages",
+            Own::Extents => "extents",
             Own::Cached => "cached",
             Own::Hits => "hits",
             Own::SizeLimit => "size-limit",
         }
     }
 
-    /// Its value; `None` when it is not set. `cached` tells how many pages are in memory.
-    fn value(self, inode: &Inode, now: Time, cached: impl FnOnce() -> usize) -> Option<String> {
+    /// Whether it is set.
+    fn is_set(self, inode: &Inode) -> bool {
+        self.value(inode, inode.rec.expires, inode.rec.ctime, || 0).is_some()
+    }
+
+    /// Its value; `None` when it is not set. `end`: when the key expires. `cached` tells how many pages are in memory.
+    fn value(
+        self,
+        inode: &Inode,
+        end: Option<Time>,
+        now: Time,
+        cached: impl FnOnce() -> usize,
+    ) -> Option<String> {
         let rec = &inode.rec;
         match self {
-            Own::Expires => rec.expires.map(shelf::format_expires),
-            Own::Ttl => {
-                rec.expires.map(|at| shelf::left(at, now).as_nanos().div_ceil(1_000_000_000).to_string())
-            }
+            Own::Expires => end.map(shelf::format_expires),
+            Own::Ttl => end.map(|at| shelf::left(at, now).as_nanos().div_ceil(1_000_000_000).to_string()),
             Own::Codec => rec.codec.map(|codec| codec.to_string()),
             Own::PageSize if has_pages(rec) => Some(rec.page_size().to_string()),
             Own::Stored if rec.kind() == Kind::File => Some(rec.stored.to_string()),
@@ -97,10 +115,12 @@ impl Own {
                 0 => "1.00".into(),
                 stored => format!("{:.2}", rec.size as f64 / stored as f64),
             }),
+            Own::Pages if rec.kind() == Kind::File => Some(rec.pages.to_string()),
             Own::Touch => Some(shelf::format_expires(rec.atime)),
             Own::Cached if rec.kind() == Kind::File => Some(cached().to_string()),
-            // Of a file, [`Volume::hits`] tells; of a directory, the tree has its limit.
-            Own::PageSize | Own::Stored | Own::Ratio | Own::Cached | Own::Hits | Own::SizeLimit => None,
+            // Of a file, [`Volume::hits`] and [`Volume::places`] tell; of a directory, the tree has its limit.
+            Own::PageSize | Own::SizeLimit => None,
+            _ => None,
         }
     }
 }
@@ -111,16 +131,19 @@ impl Volume {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let own = Own::of(name)?;
-        if own == Some(Own::Hits) {
-            return Ok(self.hits(&mut tree, ino, now)?.to_string().into_bytes());
-        }
+        let end = match own {
+            Some(Own::Hits) => return Ok(self.hits(&mut tree, ino, now)?.to_string().into_bytes()),
+            Some(Own::Extents) => return Ok(self.places(&mut tree, ino)?.into_bytes()),
+            Some(Own::Expires | Own::Ttl) => self.end_of(&mut tree, ino)?,
+            _ => None,
+        };
         let limit = tree.quotas.limit(ino);
         let inode = tree.get(ino)?;
         if own == Some(Own::SizeLimit) {
             return Ok(limit.ok_or(Error::NoAttribute)?.to_string().into_bytes());
         }
         if let Some(own) = own {
-            let value = own.value(inode, now, || self.cache.pages_of(ino));
+            let value = own.value(inode, end, now, || self.cache.pages_of(ino));
             return Ok(value.ok_or(Error::NoAttribute)?.into_bytes());
         }
         match attributes(ino, inode)?.get(name) {
@@ -166,10 +189,11 @@ impl Volume {
         }
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
+        check_kind(&tree.get(ino)?.rec, name)?;
         // There is nothing to be set by another of our names; copying programs pass over this.
         if let Some(own) = Own::of(name).map_err(|_| Error::NotSupported)? {
             let limited = own == Own::SizeLimit && tree.quotas.limit(ino).is_some();
-            check_flags(flags, limited || own.value(tree.get(ino)?, now, || 0).is_some())?;
+            check_flags(flags, limited || own.is_set(tree.get(ino)?))?;
             return self.set_own(&mut tree, ino, own, value, now);
         }
         match name {
@@ -195,26 +219,45 @@ impl Volume {
         self.put_attribute(&mut tree, ino, rec, name, Some(value))
     }
 
+    /// Whether a key has come to its end once this attribute is set.
+    pub fn ends_at_once(&self, name: &[u8], value: &[u8]) -> bool {
+        let Ok(text) = std::str::from_utf8(value) else { return false };
+        match Own::of(name) {
+            Ok(Some(Own::Ttl)) => shelf::parse_ttl(text).is_ok_and(|seconds| seconds == Some(0)),
+            Ok(Some(Own::Expires)) => {
+                let now = self.clock.now();
+                shelf::parse_expires(text).is_ok_and(|end| end.is_some_and(|end| end <= now))
+            }
+            _ => false,
+        }
+    }
+
     /// Removes an attribute.
     pub fn removexattr(&self, _caller: &Caller, ino: Ino, name: &[u8]) -> Step<()> {
         self.ready()?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let inode = tree.get(ino)?;
+        check_kind(&inode.rec, name)?;
         if let Some(own) = Own::of(name)? {
             let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
             match own {
-                Own::Touch | Own::Stored | Own::Ratio | Own::Cached | Own::Hits => {
-                    return Err(Error::NotPermitted.into());
-                }
                 Own::SizeLimit => return self.set_size_limit(&mut tree, ino, None, now),
-                _ if own.value(inode, now, || 0).is_none() => return Err(Error::NoAttribute.into()),
+                _ if !own.is_set(inode) => return Err(Error::NoAttribute.into()),
                 Own::Codec => rec.codec = None,
                 Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
                 Own::Expires | Own::Ttl => {
                     self.check_there(&mut tree, ino, now)?;
                     return self.set_expiry(&mut tree, ino, rec, None, None);
                 }
+                // They only tell something.
+                Own::Touch
+                | Own::Stored
+                | Own::Ratio
+                | Own::Pages
+                | Own::Extents
+                | Own::Cached
+                | Own::Hits => return Err(Error::NotPermitted.into()),
             }
             return self.put_record(&mut tree, ino, rec);
         }
@@ -223,6 +266,53 @@ impl Volume {
         }
         let rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         self.put_attribute(&mut tree, ino, rec, name, None)
+    }
+
+    /// When a key expires: at its own end or, where that comes first, with a directory that it is in. Of a file with several
+    /// names its own, as it outlives what has only one of them.
+    fn end_of(&self, tree: &mut Tree, ino: Ino) -> Step<Option<Time>> {
+        let (mut end, mut at) = (None::<Time>, ino);
+        loop {
+            let rec = &tree.get(at)?.rec;
+            end = rec.expires.into_iter().chain(end).min();
+            match rec.links {
+                Links::One { parent, .. } if at != ROOT && rec.nlink > 0 => at = parent,
+                _ => return Ok(end),
+            }
+        }
+    }
+
+    /// Where a file's pages lie, a line for each row of neighbours: first page, how many, segment, offset in it, bytes.
+    fn places(&self, tree: &mut Tree, ino: Ino) -> Step<String> {
+        let rec = &tree.get(ino)?.rec;
+        if rec.kind() != Kind::File {
+            return Err(Error::NoAttribute.into());
+        }
+        let pages = rec.size.div_ceil(rec.page_size()).min(EXTENTS as u64);
+        let mut rows: Vec<(PageNo, u32, Extent)> = Vec::new();
+        for (no, record) in self.extents(tree, ino, PageNo(0), PageNo(pages as u32))? {
+            let new = record.extent;
+            match rows.last_mut() {
+                Some((first, count, row))
+                    if first.0 + *count == no.0
+                        && row.segment == new.segment
+                        && row.offset + row.len == new.offset =>
+                {
+                    (*count, row.len) = (*count + 1, row.len + new.len);
+                }
+                _ => rows.push((no, 1, new)),
+            }
+        }
+        let mut text = String::new();
+        for (first, count, row) in rows {
+            let Extent { segment, offset, len } = row;
+            let line = format!("{} {count} {:08x} {offset} {len}\n", first.0, segment.0);
+            if text.len() + line.len() > VALUE_MAX {
+                break;
+            }
+            text += &line;
+        }
+        Ok(text)
     }
 
     fn put_record(&self, tree: &mut Tree, ino: Ino, rec: InodeRecord) -> Step<()> {
@@ -270,7 +360,6 @@ impl Volume {
         let inode = tree.get(ino)?;
         let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
         let (expires, period) = match own {
-            Own::Stored | Own::Ratio | Own::Cached | Own::Hits => return Err(Error::NotPermitted.into()),
             Own::SizeLimit => {
                 let limit = parse_size(text).ok().filter(|limit| *limit > 0).ok_or_else(|| {
                     Error::Invalid(format!("size-limit {text:?}: use a size above 0, as 10GiB"))
@@ -286,9 +375,6 @@ impl Volume {
                 }
             }
             Own::Codec => {
-                if !matches!(rec.kind(), Kind::File | Kind::Directory) {
-                    return Err(Error::NotPermitted.into());
-                }
                 rec.codec = Some(text.parse()?);
                 return self.put_record(tree, ino, rec);
             }
@@ -308,8 +394,11 @@ impl Volume {
                 let period = shelf::parse_ttl(text)?;
                 (period.map(|seconds| shelf::after(now, seconds)), period)
             }
+            Own::Stored | Own::Ratio | Own::Pages | Own::Extents | Own::Cached | Own::Hits => {
+                return Err(Error::NotPermitted.into());
+            }
         };
-        if ino == crate::format::ROOT && expires.is_some() {
+        if ino == ROOT && expires.is_some() {
             return Err(Error::NotPermitted.into());
         }
         self.set_expiry(tree, ino, rec, expires, period)
@@ -431,6 +520,11 @@ pub(super) fn attributes(ino: Ino, inode: &Inode) -> Step<&Attributes> {
 /// Whether it is of a kind that has a page size: for itself, or to hand it down.
 fn has_pages(rec: &InodeRecord) -> bool {
     matches!(rec.kind(), Kind::File | Kind::Directory)
+}
+
+/// As xattr(7): `user.` is for files and directories. The kernel looks after that for what comes through a mount.
+fn check_kind(rec: &InodeRecord, name: &[u8]) -> Result<()> {
+    if has_pages(rec) || !name.starts_with(b"user.") { Ok(()) } else { Err(Error::NotPermitted) }
 }
 
 /// As setxattr(2): `XATTR_CREATE` wants that there is none, `XATTR_REPLACE` that there is one.

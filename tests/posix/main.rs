@@ -9,6 +9,7 @@ mod attributes;
 mod calls;
 mod capability;
 mod concurrency;
+mod expiry;
 mod ground;
 mod identity;
 mod linear;

@@ -62,3 +62,43 @@ fn a_key_is_got_as_its_file_is_read_from_memory_and_from_disk() {
     check(&volume, true);
     volume.close().unwrap();
 }
+
+#[test]
+fn pages_and_extents_tell_where_content_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let ino = make(&volume, "file");
+    let tells = |name: &str| {
+        let value = volume.run(|v| v.getxattr(ino, format!("user.larder.{name}").as_bytes())).unwrap();
+        String::from_utf8(value).unwrap()
+    };
+    assert_eq!((tells("pages"), tells("extents")), ("0".into(), String::new()));
+    // Two pages, a hole of one, and one that is written later.
+    resize(&volume, ino, 4 * PAGE);
+    write(&volume, ino, 0, &noise(1, 2 * PAGE as usize));
+    volume.sync().unwrap();
+    let numbers = |line: &str| -> Vec<u64> {
+        line.split(' ').map(|word| u64::from_str_radix(word, 16).unwrap()).collect()
+    };
+    let first = tells("extents");
+    assert_eq!(first.lines().count(), 1, "{first}");
+    assert_eq!(&numbers(first.trim_end())[..2], [0, 2]);
+    write(&volume, ino, 3 * PAGE, &noise(2, PAGE as usize));
+    volume.sync().unwrap();
+    assert_eq!(tells("pages"), "3");
+    let rows = tells("extents");
+    let lines: Vec<&str> = rows.lines().collect();
+    assert_eq!(lines.len(), 2, "{rows}");
+    assert_eq!(lines[0], first.trim_end());
+    assert_eq!(&numbers(lines[1])[..2], [3, 1]);
+    // They take what they are said to take, and lie in a segment's file.
+    let taken: u64 = lines.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(tells("stored"), taken.to_string());
+    let words: Vec<&str> = lines[1].split(' ').collect();
+    let segment = dir.path().join("segments").join(&words[2][6..]).join(words[2]);
+    let end = words[3].parse::<u64>().unwrap() + words[4].parse::<u64>().unwrap();
+    assert!(std::fs::metadata(&segment).unwrap().len() >= end, "{rows}");
+    let directory = volume.run(|v| v.getxattr(ROOT, b"user.larder.extents"));
+    assert!(matches!(directory, Err(Error::NoAttribute)), "{directory:?}");
+    volume.close().unwrap();
+}
