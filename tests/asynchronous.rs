@@ -45,6 +45,14 @@ async fn what_is_awaited_does_what_the_blocking_call_does() {
     batch.set("c", "3").unwrap().delete("t").unwrap();
     assert_eq!(store.apply(batch).await.unwrap(), [false, true]);
     assert!(store.delete("c").await.unwrap() && !store.delete("c").await.unwrap());
+    assert!(store.has("a/b").await.unwrap() && !store.has("a/c").await.unwrap());
+    assert_eq!(store.resolve("a/b").unwrap(), None, "it is not mounted");
+    assert_eq!(store.align().await.unwrap().evicted, 0);
+    store.cleanup().await.unwrap();
+    assert!(store.exists("a/b").await.unwrap());
+    store.clear().await.unwrap();
+    assert!(listed(&store, "").await.is_empty());
+    store.set("a/b", "value").await.unwrap();
     store.sync().await.unwrap();
     store.close().await.unwrap();
     let store = Store::open(dir.path().join("store")).unwrap();

@@ -36,7 +36,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use super::{Batch, Expiry, Key, Keys, Options, Reader, SetOptions, Stat, Store, Touch, Writer};
+use super::{
+    Aligned, Batch, Cleaned, Expiry, Key, Keys, Options, Reader, SetOptions, Stat, Store, Touch, Writer,
+};
 use crate::error::{Error, Result};
 
 /// Bytes that are read, or gathered for a write, in one go.
@@ -255,6 +257,52 @@ impl AsyncStore {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(ASK_AGAIN);
         }
+    }
+
+    /// As [`Store::has`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::has`].
+    pub async fn has(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = Key::new(key)?;
+        self.run(move |store| store.has(key)).await
+    }
+
+    /// As [`Store::resolve`], which waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::resolve`].
+    pub fn resolve(&self, key: impl AsRef<[u8]>) -> Result<Option<PathBuf>> {
+        self.0.resolve(key)
+    }
+
+    /// As [`Store::align`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::align`].
+    pub async fn align(&self) -> Result<Aligned> {
+        self.run(Store::align).await
+    }
+
+    /// As [`Store::cleanup`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::cleanup`].
+    pub async fn cleanup(&self) -> Result<Cleaned> {
+        self.run(Store::cleanup).await
+    }
+
+    /// As [`Store::clear`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::clear`].
+    pub async fn clear(&self) -> Result<()> {
+        self.run(Store::clear).await
     }
 
     /// As [`Store::sync`].
