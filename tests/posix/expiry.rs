@@ -104,7 +104,7 @@ fn other_processes_see_a_key_go_at_its_second_by_each_name_and_from_within() {
     for path in ["file", "tree", "two/linked"] {
         assert_eq!(set(&at(path), "expires", &moment.as_secs().to_string()), 0, "{path}");
     }
-    let held = open_to_read(&at("tree/a/b/c/7")).unwrap();
+    let held = open_to_read(at("tree/a/b/c/7")).unwrap();
     let from_above = ["file", "tree", "tree/a/b/c/7", "tree/a/kept", "one/linked", "three/linked"];
     let from_within = ["7", "19"];
     let mut outside = watch(&stage.point(), &from_above, moment);
