@@ -31,7 +31,8 @@ struct Ace {
     id: u32,
 }
 
-/// A valid list: ordered by tag and id, with owner, group and other, and a mask where one is needed.
+/// A list that Linux takes (posix_acl_valid): ordered by tag, with owner, group and other, and a mask where one is needed.
+/// Of one tag, in any order and also twice: the first entry for an id counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Acl(Vec<Ace>);
 
@@ -52,11 +53,10 @@ impl Acl {
                 id: u32::from_le_bytes([i0, i1, i2, i3]),
             });
         }
-        let order = |ace: &Ace| (ace.tag, if ace.tag & (USER | GROUP) != 0 { ace.id } else { 0 });
         let count = |tag| aces.iter().filter(|ace| ace.tag == tag).count();
         let named = count(USER) + count(GROUP) > 0;
         let valid = aces.iter().all(|ace| ace.perm <= 7)
-            && aces.windows(2).all(|pair| matches!(pair, [a, b] if order(a) < order(b)))
+            && aces.windows(2).all(|pair| matches!(pair, [a, b] if a.tag <= b.tag))
             && [USER_OBJ, GROUP_OBJ, OTHER].into_iter().all(|tag| count(tag) == 1)
             && count(MASK) <= 1
             && (!named || count(MASK) == 1)

@@ -86,7 +86,8 @@ impl Volume {
         if let Some(mode) = change.mode {
             rec.mode = rec.mode & libc::S_IFMT | mode & 0o7777;
         }
-        let owner_changes = change.uid.is_some() || change.gid.is_some();
+        // A request that sets nothing is what chown(2) with -1 for both comes to.
+        let owner_changes = change.uid.is_some() || change.gid.is_some() || *change == SetAttr::default();
         let size_changes = change.size.is_some() && caller.uid != 0;
         if change.mode.is_none() && (owner_changes || size_changes) && rec.kind() == Kind::File {
             rec.mode = without_suid(rec.mode);

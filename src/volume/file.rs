@@ -436,10 +436,7 @@ impl Volume {
         let mut rec = inode.rec.clone();
         let recorded = if size > rec.size { Recorded::Size(size) } else { Recorded::Unchanged };
         rec.size = size;
-        rec.ctime = now;
-        if clear || recorded != Recorded::Unchanged {
-            rec.mtime = now;
-        }
+        (rec.mtime, rec.ctime) = (now, now);
         let mut draft = Draft::default();
         draft.inode_sized(ino, rec, recorded);
         self.commit(&mut tree, draft)?;

@@ -118,7 +118,7 @@ pub enum SetTime {
 }
 
 /// Attributes to change; `None` leaves one as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "stat(2) says it")]
 pub struct SetAttr {
     pub mode: Option<u32>,

@@ -18,6 +18,7 @@ mod mapping;
 mod openings;
 mod paths;
 mod process;
+mod ranges;
 mod sparse;
 mod stat;
 #[path = "../support/mod.rs"]

@@ -1,13 +1,14 @@
 //! The edges of the calls that move content: copy_file_range, preadv2 and pwritev2, fallocate, lseek, limits of size.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use crate::calls::descriptors::{
     Aligned, allocate, copy_range, count_signal, limit_file_size, read_with, remove_mapped, seek, signals,
     splice, transfer_at_once, truncate, write_with,
 };
 use crate::calls::paths::{self, mknod};
+use crate::calls::set_times;
 use crate::ground::on_both;
 use crate::process::Child;
 use crate::{Stage, errno, open, open_to_read};
@@ -207,6 +208,12 @@ fn fallocate_and_ftruncate_keep_to_their_edges() {
         assert!(
             content[..9000].iter().all(|byte| *byte == 1) && content[9000..].iter().all(|byte| *byte == 0)
         );
+        // Each is a change of the content, whether a byte differs or not.
+        for mode in [0, keep, punch, zero, zero | keep] {
+            set_times(&path, (1, 1), (2, 2)).unwrap();
+            allocate(&file, mode, 9_500, 100).unwrap();
+            assert!(file.metadata().unwrap().mtime() > 2, "mode {mode}");
+        }
         // What is no regular file.
         mknod(&ground.at("fifo"), libc::S_IFIFO | 0o600, 0).unwrap();
         assert_eq!(errno(allocate(&open(&ground.at("fifo")), 0, 0, 10)), libc::ESPIPE);

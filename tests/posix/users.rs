@@ -3,10 +3,13 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::Result;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
+};
 use std::path::Path;
 use std::process::Command;
 
+use crate::ground::on_both;
 use crate::process::User;
 use crate::support::sys;
 use crate::{Stage, errno};
@@ -188,6 +191,30 @@ fn suid_and_sgid_bits_fall_when_another_writes_truncates_or_the_owner_changes() 
 }
 
 #[test]
+fn a_chown_that_changes_neither_owner_nor_group_clears_the_bits_too() {
+    on_both(|ground| {
+        let (file, dir) = (ground.at("program"), ground.at("dir"));
+        ALICE.does(|| fs::write(&file, "program"));
+        mkdir(&dir, 0o700).unwrap();
+        for (uid, gid) in [(None, None), (Some(4001), None), (None, Some(4001)), (Some(4001), Some(4001))] {
+            let capability = [0x0200_0001u32, 1 << 13, 0, 0, 0].map(u32::to_le_bytes).concat();
+            sys::setxattr(&file, b"security.capability", &capability, 0).unwrap();
+            chmod(&file, 0o6777).unwrap();
+            ALICE.does(|| chown(&file, uid, gid));
+            assert_eq!(mode(&file), 0o777, "by its owner to {uid:?}:{gid:?}");
+            assert_eq!(errno(sys::getxattr(&file, b"security.capability")), libc::ENODATA);
+            chmod(&file, 0o6777).unwrap();
+            chown(&file, uid, gid).unwrap();
+            assert_eq!(mode(&file), 0o777, "by root to {uid:?}:{gid:?}");
+            chmod(&dir, 0o6777).unwrap();
+            chown(&dir, uid, gid).unwrap();
+            assert_eq!(mode(&dir), 0o6777, "a directory's mean something else");
+        }
+        assert_eq!(owner(&file), (4001, 4001));
+    });
+}
+
+#[test]
 fn a_suid_program_that_another_has_changed_runs_without_the_right_at_once() {
     let Some((_stage, dir)) = shared() else { return };
     let program = dir.join("program");
@@ -297,6 +324,52 @@ fn access_lists_are_checked_in_the_order_of_posix_1e_and_limited_by_their_mask()
     sys::removexattr(&file, ACCESS).unwrap();
     assert_eq!(errno(sys::getxattr(&file, ACCESS)), libc::ENODATA);
     assert_eq!(mode(&file), 0o664, "as ext4 leaves the mode");
+}
+
+#[test]
+fn access_lists_are_taken_and_removed_as_linux_does_it() {
+    on_both(|ground| {
+        let (file, dir) = (ground.at("file"), ground.at("dir"));
+        fs::write(&file, "x").unwrap();
+        mkdir(&dir, 0o755).unwrap();
+        let with = |named: &[(u16, u16, u32)]| {
+            acl(&[&[(USER_OBJ, 6, 0)], named, &[(MASK, 6, 0), (OTHER, 0, 0)]].concat())
+        };
+        // Named users and groups in any order, and more than once, of which the first counts.
+        for named in [
+            [(USER, 6, 4001), (USER, 0, 4001), (GROUP_OBJ, 4, 0)],
+            [(USER, 0, 4002), (USER, 6, 4001), (GROUP_OBJ, 4, 0)],
+            [(GROUP_OBJ, 4, 0), (GROUP, 6, 4200), (GROUP, 0, 4100)],
+        ] {
+            for (path, name) in [(&file, ACCESS), (&dir, ACCESS), (&dir, DEFAULT)] {
+                sys::setxattr(path, name, &with(&named), 0).unwrap();
+                assert_eq!(sys::getxattr(path, name).unwrap(), with(&named));
+            }
+            ALICE.does(|| OpenOptions::new().write(true).open(&file));
+            assert_eq!(BOB.tries(|| OpenOptions::new().write(true).open(&file)), libc::EACCES, "{named:?}");
+        }
+        // The kinds of entries have one order.
+        let before = sys::getxattr(&file, ACCESS).unwrap();
+        for named in [
+            [(GROUP_OBJ, 4, 0), (USER, 6, 4001), (GROUP, 6, 4200)],
+            [(GROUP, 6, 4200), (GROUP_OBJ, 4, 0), (GROUP, 6, 4100)],
+            [(USER, 6, 4001), (GROUP_OBJ, 4, 0), (GROUP_OBJ, 4, 0)],
+            [(USER, 8, 4001), (GROUP_OBJ, 4, 0), (GROUP, 6, 4200)],
+        ] {
+            assert_eq!(errno(sys::setxattr(&file, ACCESS, &with(&named), 0)), libc::EINVAL, "{named:?}");
+        }
+        assert_eq!(sys::getxattr(&file, ACCESS).unwrap(), before);
+        // There need not be one where it is removed, nor could there be one; an empty one is none.
+        for _ in 0..2 {
+            for (path, name) in [(&file, ACCESS), (&file, DEFAULT), (&dir, ACCESS), (&dir, DEFAULT)] {
+                sys::removexattr(path, name).unwrap();
+                assert_eq!(errno(sys::getxattr(path, name)), libc::ENODATA);
+                sys::setxattr(path, name, &acl(&[]), 0).unwrap();
+                sys::setxattr(path, name, b"", 0).unwrap();
+            }
+        }
+        assert_eq!(ALICE.tries(|| sys::removexattr(&file, ACCESS)), libc::EPERM);
+    });
 }
 
 #[test]
