@@ -1,5 +1,11 @@
 //! The daemon behind a mount: its end, its mount point, its store, and who may start it. Real mounts.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test may"
+)]
 
 mod support;
 

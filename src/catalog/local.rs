@@ -362,13 +362,16 @@ impl Engine for LocalCatalog {
         self.stop();
         let durable = self.sync(self.last_seq(), before);
         // The journal has it all, and the next opening moves it.
-        let stays = |why: &str| log::warn!("{why}: what changed last stays in the journal");
+        let stays = |why: &str| {
+            log::warn!("{why}: what changed last stays in the journal");
+            Ok(())
+        };
         let result = durable.and_then(|()| match self.inner.index.has_given_up() {
-            true => Ok(stays(
-                "a read of the index has failed, and nothing is written to it before the next opening",
-            )),
+            true => {
+                stays("a read of the index has failed, and nothing is written to it before the next opening")
+            }
             false => match self.inner.checkpoint(before) {
-                Err(Error::NoSpace) => Ok(stays("the disk is full")),
+                Err(Error::NoSpace) => stays("the disk is full"),
                 other => other,
             },
         });
