@@ -167,6 +167,7 @@ impl Inner {
             let mut writer = self.writer.lock();
             let mut view = self.view.write();
             writer.set_flushed(seq);
+            index.show();
             view.index = index;
             self.frozen_bytes.store(0, Relaxed);
             view.frozen.take()

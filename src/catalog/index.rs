@@ -95,6 +95,16 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Readers are given this one from now on, and no older one.
+    pub fn show(&self) {
+        self.standby.show(self.seq);
+    }
+
+    /// Whether it is the one that readers are given. An older one cannot be read on once a call to the disk has failed.
+    pub fn is_shown(&self) -> bool {
+        self.standby.is_shown(self.seq)
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         let get = |table: &Table| Ok(table.get(key)?.map(|value| value.value().to_vec()));
@@ -244,7 +254,6 @@ impl Index {
     /// The index as of now; it contains the journal up to record `seq`.
     fn snapshot(&self, seq: u64) -> Result<Snapshot> {
         let table = self.with("reading", |database| Ok(database.begin_read()?.open_table(CATALOG)?))?;
-        self.standby.set_newest(seq);
         let (place, standby) = (self.place.clone(), self.standby.clone());
         Ok(Snapshot { table: Arc::new(table), seq, place, standby })
     }

@@ -184,6 +184,7 @@ impl LocalCatalog {
             }
         };
         let last = writer.last();
+        snapshot.show();
         let inner = Arc::new(Inner {
             directory,
             index,
@@ -253,51 +254,78 @@ impl Inner {
     }
 }
 
+/// Visits the entries of a range: those of the index, with the layers over it.
+fn scan_merged(
+    layers: &Layers,
+    index: &Snapshot,
+    range: &Range<Key>,
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<()> {
+    let within = |layer| table::within(layer, range);
+    let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
+    let mut emit =
+        |(key, value): (&Key, &Option<Value>)| value.as_ref().is_none_or(|value| visit(key, value));
+    for entry in index.range(range)? {
+        let (key, value) = entry?;
+        while let Some(entry) = above.next_if(|(above, _)| **above < key) {
+            if !emit(entry) {
+                return Ok(());
+            }
+        }
+        let more = match above.next_if(|(above, _)| **above == key) {
+            Some(entry) => emit(entry),
+            None => emit((&key, &Some(value))),
+        };
+        if !more {
+            return Ok(());
+        }
+    }
+    // `all` stops at the first that the visitor refuses.
+    above.all(emit);
+    Ok(())
+}
+
 impl Engine for LocalCatalog {
     fn get(&self, key: &[u8]) -> Result<Option<Value>> {
-        let index = {
-            let view = self.inner.view.read();
-            let frozen = || table::find(view.frozen.as_deref().unwrap_or_default(), key);
-            if let Some(value) = view.table.get(key).or_else(frozen) {
-                return Ok(value.clone());
+        loop {
+            let index = {
+                let view = self.inner.view.read();
+                let frozen = || table::find(view.frozen.as_deref().unwrap_or_default(), key);
+                if let Some(value) = view.table.get(key).or_else(frozen) {
+                    return Ok(value.clone());
+                }
+                view.index.clone()
+            };
+            match index.get(key) {
+                // A checkpoint came in between.
+                Err(_) if !index.is_shown() => {}
+                got => return got,
             }
-            view.index.clone()
-        };
-        index.get(key)
+        }
     }
 
     fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<Seq> {
         if table::is_empty_range(&range) {
             return Ok(self.last_seq());
         }
-        let (layers, index, seq) = {
-            let mut view = self.inner.view.write();
-            let mut layers = view.frozen.clone().unwrap_or_default();
-            layers.extend(view.table.moment(&range));
-            (layers, view.index.clone(), self.last_seq())
-        };
-        let within = |layer| table::within(layer, &range);
-        let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
-        let mut emit =
-            |(key, value): (&Key, &Option<Value>)| value.as_ref().is_none_or(|value| visit(key, value));
-        for entry in index.range(&range)? {
-            let (key, value) = entry?;
-            while let Some(entry) = above.next_if(|(above, _)| **above < key) {
-                if !emit(entry) {
-                    return Ok(seq);
-                }
-            }
-            let more = match above.next_if(|(above, _)| **above == key) {
-                Some(entry) => emit(entry),
-                None => emit((&key, &Some(value))),
+        loop {
+            let (layers, index, seq) = {
+                let mut view = self.inner.view.write();
+                let mut layers = view.frozen.clone().unwrap_or_default();
+                layers.extend(view.table.moment(&range));
+                (layers, view.index.clone(), self.last_seq())
             };
-            if !more {
-                return Ok(seq);
+            let mut begun = false;
+            let scanned = scan_merged(&layers, &index, &range, &mut |key, value| {
+                begun = true;
+                visit(key, value)
+            });
+            match scanned {
+                // A checkpoint came in between.
+                Err(_) if !begun && !index.is_shown() => {}
+                scanned => return scanned.map(|()| seq),
             }
         }
-        // `all` stops at the first that the visitor refuses.
-        above.all(emit);
-        Ok(seq)
     }
 
     fn apply(&self, batch: Batch) -> Result<Seq> {

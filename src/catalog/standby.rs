@@ -3,8 +3,8 @@
 //! index is read through a second database over the same file. It never writes to it: what it changes on opening, as after
 //! a crash, stays in memory ([`Overlay`]).
 //!
-//! It shows the newest commit that the disk has. That may be one whose answer was lost: then its changes are also in the
-//! layers above the index, which stay there since the checkpoint failed, and nothing differs.
+//! It shows the newest commit that the disk has. That may be one whose answer was lost, or that readers are not given yet: then
+//! its changes are also in the layers above the index, and nothing differs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,20 +28,25 @@ pub(super) struct Standby {
     path: Box<Path>,
     /// Bytes of memory for it: a part of redb's own.
     cache: usize,
-    /// The newest record of the journal in the newest snapshot: older ones cannot be had again.
-    newest: AtomicU64,
+    /// The newest record of the journal in the snapshot that readers are given. Older ones cannot be had again.
+    shown: AtomicU64,
     opened: Mutex<Option<(Arc<Table>, Database)>>,
 }
 
 impl Standby {
     pub fn new(io: &Arc<dyn Io>, path: &Path, cache: usize) -> Standby {
         let (io, path) = (io.clone(), path.into());
-        Standby { io, path, cache: cache / 2, newest: AtomicU64::new(0), opened: Mutex::new(None) }
+        Standby { io, path, cache: cache / 2, shown: AtomicU64::new(0), opened: Mutex::new(None) }
     }
 
-    /// There is a snapshot which contains the journal up to this record.
-    pub fn set_newest(&self, seq: u64) {
-        self.newest.store(seq, Ordering::Relaxed);
+    /// Readers are given a snapshot which contains the journal up to this record.
+    pub fn show(&self, seq: u64) {
+        self.shown.store(seq, Ordering::Relaxed);
+    }
+
+    /// Whether they are given the one that contains the journal up to this record.
+    pub fn is_shown(&self, seq: u64) -> bool {
+        self.shown.load(Ordering::Relaxed) == seq
     }
 
     /// Reads, where `job` on a snapshot that contains the journal up to `seq` found that redb has given up.
@@ -50,7 +55,7 @@ impl Standby {
         seq: u64,
         job: impl Fn(&Table) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
-        if seq != self.newest.load(Ordering::Relaxed) {
+        if !self.is_shown(seq) {
             return Err(redb::Error::PreviousIo);
         }
         let table = self.table(None)?;

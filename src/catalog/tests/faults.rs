@@ -2,6 +2,9 @@
 //! order and without gaps, and nothing that was not applied.
 
 use super::*;
+use crate::catalog::index::{Index, Reach};
+use crate::catalog::reserve::Reserve;
+use crate::catalog::table::Table;
 use crate::error::Error;
 use crate::io::Io;
 use crate::io::faulty::{Fault, FaultyDisk, Kind};
@@ -103,6 +106,37 @@ fn a_catalog_of_which_a_read_failed_closes_with_all_that_changed_in_its_journal(
     catalog.apply(numbered(4001)).unwrap();
     catalog.close(&nothing).unwrap();
     assert_eq!(count(&open(&disk.crash()).unwrap()), 4001);
+}
+
+#[test]
+fn after_a_failure_the_snapshot_that_readers_are_given_is_read_on_though_a_checkpoint_is_done() {
+    let disk = FaultyDisk::new(4);
+    let io: Arc<dyn Io> = Arc::new(disk.clone());
+    disk.create_dir_all(Path::new("/store")).unwrap();
+    let catalog = open(&disk).unwrap();
+    let key = |n: u64| format!("m{n:06}").into_bytes();
+    for n in 1..=4000 {
+        let mut batch = numbered(n);
+        batch.put(key(n), vec![1; 100]);
+        catalog.apply(batch).unwrap();
+    }
+    catalog.close(&nothing).unwrap();
+    let reserve = Arc::new(Reserve::open(io.clone(), "/store/reserve".into(), 1 << 16));
+    let (index, shown, reach) =
+        Index::open(&io, Path::new("/store/index.redb"), MEMORY / 2, false, &reserve).unwrap();
+    shown.show();
+    let mut table = Table::default();
+    table.apply(numbered(4001));
+    let next = index.commit(&table.freeze(), Reach { seq: reach.seq + 1, ..reach }).unwrap();
+    disk.fail(Kind::Read, 0, Fault::Errno(libc::EIO));
+    let failed = (1..=4000).find_map(|n| shown.get(&key(n)).err());
+    assert!(matches!(failed, Some(Error::Io { .. })), "{failed:?}");
+    for n in 1..=4000 {
+        assert_eq!(shown.get(&key(n)).unwrap(), Some(vec![1; 100]), "{n}");
+    }
+    next.show();
+    assert!(next.is_shown() && !shown.is_shown());
+    assert_eq!(next.get(&key(1)).unwrap(), Some(vec![1; 100]));
 }
 
 #[test]
