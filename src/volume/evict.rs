@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use serde::{Deserialize, Serialize};
 
 use super::Volume;
@@ -67,6 +68,9 @@ const POOL: usize = 1024;
 
 /// Candidates that are tried together: the kernel is asked for all of them at once.
 const TOGETHER: usize = 64;
+
+/// Keys that go before a writer that waits for room looks again.
+const TURN: u64 = 256;
 
 /// How long the kernel may take to give back what it does not need. It does at once; its answer waits behind the
 /// requests that are under way.
@@ -253,12 +257,13 @@ impl Volume {
         Ok(aligned)
     }
 
-    /// Evicts until no more than the low mark is taken, or nothing more can go.
+    /// Evicts until no more than the low mark is taken, or nothing more can go. A turn at a time: writers that find no room wait
+    /// for one, not for all.
     fn evict_down(&self) -> Result<Aligned> {
-        let mut evictor = self.evicting.lock();
         let goal = self.marks().map(|marks| marks.low);
         let mut aligned = Aligned { goal, ..Aligned::default() };
         loop {
+            let mut evictor = self.evicting.lock();
             // What is dead already goes first.
             self.clear_out()?;
             aligned.used = self.used();
@@ -269,30 +274,32 @@ impl Volume {
             if excess == 0 || !self.evicts() || self.stopping() {
                 return Ok(aligned);
             }
-            let (evicted, bytes) = self.evict_bytes(&mut evictor, excess)?;
+            let (evicted, bytes) = self.evict_turn(&mut evictor, excess)?;
             aligned.evicted += evicted;
             aligned.evicted_bytes += bytes;
             if evicted == 0 {
                 return Ok(aligned);
             }
+            MutexGuard::unlock_fair(evictor);
         }
     }
 
-    /// Makes room for a writer that finds none, the last thing before it is told so.
-    pub(super) fn evict_for(&self, bytes: u64) -> Result<()> {
+    /// Makes room for a writer that finds none, the last thing before it is told so. `has_room` tries whether it finds some now.
+    pub(super) fn evict_for(&self, bytes: u64, has_room: impl Fn() -> Result<bool>) -> Result<()> {
         if !self.evicts() {
             return Ok(());
         }
-        // Another may be at it: then there is room.
-        if self.marks().is_some_and(|marks| self.used() > marks.low) {
-            return self.evict_down().map(drop);
-        }
-        // The disk is full, by whatever else lies on it.
         let mut evictor = self.evicting.lock();
-        self.evict_bytes(&mut evictor, 2 * bytes + LEAST_MARGIN)?;
-        drop(evictor);
-        self.clear_out()?;
-        while self.compact_for_room()? {}
+        // Another may have been at it meanwhile.
+        while !has_room()? {
+            if self.compact_for_room()? {
+                continue;
+            }
+            if self.evict_turn(&mut evictor, 2 * bytes + LEAST_MARGIN)?.0 == 0 {
+                return Ok(());
+            }
+            self.clear_out()?;
+        }
         Ok(())
     }
 
@@ -320,11 +327,11 @@ impl Volume {
         }
     }
 
-    /// Evicts keys that take at least so many bytes on the disk, as far as there are. Returns how many went, and their
-    /// bytes.
-    pub(super) fn evict_bytes(&self, evictor: &mut Evictor, wanted: u64) -> Result<(u64, u64)> {
+    /// Evicts keys that take at least so many bytes on the disk, as far as there are, or about [`TURN`] of them. Returns how many
+    /// went, and their bytes.
+    pub(super) fn evict_turn(&self, evictor: &mut Evictor, wanted: u64) -> Result<(u64, u64)> {
         let (mut evicted, mut bytes, mut failures) = (0, 0, 0);
-        while bytes < wanted && failures < FAILURES && !self.stopping() {
+        while bytes < wanted && evicted < TURN && failures < FAILURES && !self.stopping() {
             let sampled = self.sample(evictor)?;
             if evictor.pool.is_empty() {
                 self.look_on(evictor)?;

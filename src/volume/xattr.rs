@@ -242,14 +242,6 @@ impl Volume {
         if let Some(own) = Own::of(name)? {
             let mut rec = InodeRecord { ctime: now, ..inode.rec.clone() };
             match own {
-                Own::SizeLimit => return self.set_size_limit(&mut tree, ino, None, now),
-                _ if !own.is_set(inode) => return Err(Error::NoAttribute.into()),
-                Own::Codec => rec.codec = None,
-                Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
-                Own::Expires | Own::Ttl => {
-                    self.check_there(&mut tree, ino, now)?;
-                    return self.set_expiry(&mut tree, ino, rec, None, None);
-                }
                 // They only tell something.
                 Own::Touch
                 | Own::Stored
@@ -258,6 +250,14 @@ impl Volume {
                 | Own::Extents
                 | Own::Cached
                 | Own::Hits => return Err(Error::NotPermitted.into()),
+                Own::SizeLimit => return self.set_size_limit(&mut tree, ino, None, now),
+                _ if !own.is_set(inode) => return Err(Error::NoAttribute.into()),
+                Own::Codec => rec.codec = None,
+                Own::PageSize => self.set_page_size(&mut rec, ino, PAGE_SHIFT)?,
+                Own::Expires | Own::Ttl => {
+                    self.check_there(&mut tree, ino, now)?;
+                    return self.set_expiry(&mut tree, ino, rec, None, None);
+                }
             }
             return self.put_record(&mut tree, ino, rec);
         }

@@ -8,6 +8,7 @@
 )]
 
 mod caches;
+mod many;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;

@@ -49,7 +49,15 @@ fn look_up(volume: &Volume, name: &str, seconds: i64) {
 }
 
 fn evict(volume: &Volume, bytes: u64) -> u64 {
-    volume.evict_bytes(&mut volume.evicting.lock(), bytes).unwrap().0
+    let (mut evicted, mut gone) = (0, 0);
+    while gone < bytes {
+        let turn = volume.evict_turn(&mut volume.evicting.lock(), bytes - gone).unwrap();
+        if turn.0 == 0 {
+            break;
+        }
+        (evicted, gone) = (evicted + turn.0, gone + turn.1);
+    }
+    evicted
 }
 
 /// The names in a directory, in order.
