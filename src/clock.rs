@@ -14,7 +14,8 @@ pub struct Time(pub i64);
 impl Time {
     /// From whole seconds and nanoseconds, saturating at the ends of the range.
     pub fn new(secs: i64, nanos: u32) -> Time {
-        Time(secs.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos)))
+        let exact = i128::from(secs) * 1_000_000_000 + i128::from(nanos);
+        Time(exact.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
     }
 
     /// Whole seconds since the epoch, rounded down.

@@ -77,6 +77,27 @@ fn times_are_set_by_the_owner_and_to_now_by_whoever_may_write() {
 }
 
 #[test]
+fn a_time_that_cannot_be_kept_becomes_the_nearest_that_can() {
+    on_both(|ground| {
+        let path = ground.at("file");
+        fs::write(&path, "x").unwrap();
+        let (first, last) = ground.differs(
+            ((-2_147_483_648, 0), (15_032_385_535, 0)),
+            ((-9_223_372_037, 145_224_192), (9_223_372_036, 854_775_807)),
+        );
+        // Not i64::MIN itself: fuser 0.18 negates it, which panics in a build that checks for overflow.
+        for (time, kept) in
+            [(-20_000_000_000, first), (i64::MIN + 1, first), (20_000_000_000, last), (i64::MAX, last)]
+        {
+            set_times(&path, Some([(time, 5), (time, 5)])).unwrap();
+            let stat = fs::metadata(&path).unwrap();
+            assert_eq!((stat.atime(), stat.atime_nsec()), kept, "{time}");
+            assert_eq!((stat.mtime(), stat.mtime_nsec()), kept, "{time}");
+        }
+    });
+}
+
+#[test]
 fn statx_tells_what_it_says_that_it_tells() {
     on_both(|ground| {
         let (path, link) = (ground.at("file"), ground.at("link"));
