@@ -73,7 +73,7 @@ fn of_very_many_keys_the_old_ones_go_those_that_are_used_stay_and_no_writer_wait
         .map(|key| key.unwrap().to_string().rsplit('/').next().unwrap().parse().unwrap())
         .collect();
     left.sort_unstable();
-    let used = |n: u64| n < keys / 4 && n % USED == 0;
+    let used = |n: u64| n < keys / 4 && n.is_multiple_of(USED);
     let used_left = left.iter().filter(|n| used(**n)).count() as u64;
     // Of those that are left in exact order, all but the used ones would be the newest.
     let newest = keys - (left.len() as u64 - used_left);
