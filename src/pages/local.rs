@@ -69,6 +69,8 @@ pub struct LocalSegments {
 /// What is known of the segments. Locked for moments only, never over I/O.
 #[derive(Debug)]
 struct State {
+    /// Others may have opened the store, and make segments.
+    finished: bool,
     room: Room,
     /// Closed segments: where their frames end.
     closed: BTreeMap<SegmentId, u64>,
@@ -106,6 +108,7 @@ impl LocalSegments {
         let allocated = held.values().sum();
         let next = closed.last_key_value().map_or(Some(1), |(id, _)| id.0.checked_add(1)).unwrap_or(u32::MAX);
         let state = State {
+            finished: false,
             room: Room::default(),
             closed,
             held,
@@ -240,9 +243,12 @@ impl LocalSegments {
         let id = self.with_state(|state| {
             let id = SegmentId(state.next);
             state.next = state.next.checked_add(1)?;
-            Some(id)
+            Some((id, state.finished))
         });
-        let id = id.ok_or_else(|| Error::Invalid("all numbers of segments are used".into()))?;
+        let (id, finished) = id.ok_or_else(|| Error::Invalid("all numbers of segments are used".into()))?;
+        if finished {
+            return Err(Error::ReadOnly("the store is closed".into()));
+        }
         let (file, end) = self.files.create(id, len, self.left())?;
         self.took(id, u64::from(end));
         self.with_state(|state| state.dirty_dirs.extend(self.files.directories(id)));
@@ -442,7 +448,10 @@ impl Segments for LocalSegments {
 
     fn finish(&self) {
         let _changing = self.changing.lock();
-        let room = self.with_state(|state| std::mem::take(&mut state.room));
+        let room = self.with_state(|state| {
+            state.finished = true;
+            std::mem::take(&mut state.room)
+        });
         for open in room.all() {
             let done = if open.used == HEADER_LEN {
                 self.files.remove(open.id, Some(open.file.clone()))

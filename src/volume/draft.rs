@@ -81,7 +81,7 @@ pub(super) struct Draft {
     places: Places<Ino>,
     entries: Vec<EntryChange>,
     removed: Vec<Ino>,
-    /// New inodes with their attributes. Their numbers follow the last one given away.
+    /// New inodes with their attributes.
     born: BTreeMap<Ino, Attributes>,
     /// Bytes of frames that come to be live or dead, by segment.
     live: Vec<(Extent, bool)>,
@@ -96,7 +96,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A new inode; its number must be above all given away so far.
+    /// A new inode; its number has been given to no other.
     pub fn birth(&mut self, ino: Ino, mut rec: InodeRecord, attributes: Attributes) {
         rec.xattrs = attributes.len() as u32;
         for (name, value) in &attributes {

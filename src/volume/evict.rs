@@ -45,6 +45,9 @@ const NOTHING: Duration = Duration::from_secs(1);
 /// Uses written in one batch.
 const USES_BATCH: usize = 1024;
 
+/// How long it waits for content that is being stored.
+const STORING: Duration = Duration::from_millis(100);
+
 /// A store with no more inode numbers than this is looked at as a whole: by an estimate some 10 ms.
 const WHOLE: u64 = 4096;
 
@@ -362,7 +365,7 @@ impl Volume {
 
     /// Fills the pool from a sample of the catalog.
     fn sample(&self, evictor: &mut Evictor) -> Result<Sampled> {
-        let end = self.tree.lock().counters.last_ino + 1;
+        let end = self.end_of_numbers();
         let mut sampled = Sampled { whole: evictor.places.left(end) <= WHOLE, ..Sampled::default() };
         let mut known = HashMap::new();
         if sampled.whole {
@@ -388,9 +391,17 @@ impl Volume {
         Ok(sampled)
     }
 
+    /// Behind the last number: those below that no inode has get none any longer.
+    fn end_of_numbers(&self) -> u64 {
+        // Then none is given away whose batch is on its way. A slow codec is not waited for: a key that is passed over for that goes
+        // when nothing else is left.
+        let _storing = self.storing.try_write_for(STORING);
+        self.tree.lock().counters.last_ino + 1
+    }
+
     /// Fills the pool from where this stopped the last time: what samples do not find is found in the end.
     fn look_on(&self, evictor: &mut Evictor) -> Result<()> {
-        let end = self.tree.lock().counters.last_ino + 1;
+        let end = self.end_of_numbers();
         let from = if evictor.hand < end { evictor.hand } else { 0 };
         let (next, found) = self.look(evictor, from, end, MOST)?;
         evictor.hand = next;

@@ -3,19 +3,21 @@
 //! It is compressed by who brings it and written once, where what rides in the journal is written twice, and waits in
 //! memory until write-back has stored it. It costs a second flush where it has to be durable at once.
 //!
-//! The numbers of the inodes are given away before their frames are sealed, as frames name them; what comes of nothing
-//! leaves a gap. Until the batch names the frames they are nobody's: `storing` is held from the append to the batch.
+//! The numbers of the inodes are given away before their frames are sealed, as frames name them; what comes to nothing
+//! leaves a gap. `storing` is held from then on until the batch: what a number or a frame is that nobody names yet is not
+//! decided meanwhile.
 
 use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 
 use super::Volume;
+use super::draft::Draft;
 use super::file::pieces;
 use super::put::{Change, Plan, To};
 use super::types::*;
 use crate::cache::{Access, PageId};
-use crate::format::{Codec, Extent, Ino, PageNo, PageRecord, SegmentId};
+use crate::format::{Codec, Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
 use crate::pages::Class;
 use crate::pages::frame::{self, How};
 use crate::shelf;
@@ -29,16 +31,16 @@ pub(super) struct FramedFile {
 }
 
 /// The files of one batch whose content is in frames. Where the batch comes to nothing, their room is given back.
-pub(super) struct Framed<'a> {
+pub(super) struct Framed<'a, 'c> {
     volume: &'a Volume,
     /// By the place of the change in the batch.
     files: Vec<Option<FramedFile>>,
     /// Their content, for the cache.
-    contents: Vec<(PageId, Vec<u8>)>,
+    contents: Vec<(PageId, &'c [u8])>,
     /// All frames.
     place: Option<Extent>,
-    /// Bytes that are on their way to the disk beside what is dirty.
-    bytes: u64,
+    /// Bytes that have no place on the disk yet.
+    waiting: u64,
     named: bool,
     _storing: RwLockReadGuard<'a, ()>,
 }
@@ -54,25 +56,26 @@ struct Job<'c> {
 
 impl Volume {
     /// Puts the content of those changes into frames that `is_framed` says, by their place. `None` where there are none.
-    pub(super) fn frame_contents(
+    pub(super) fn frame_contents<'c>(
         &self,
         caller: &Caller,
-        changes: &[Change<'_>],
+        changes: &[Change<'c>],
         is_framed: &[bool],
-    ) -> Step<Option<Framed<'_>>> {
+    ) -> Step<Option<Framed<'_, 'c>>> {
         if !is_framed.contains(&true) {
             return Ok(None);
         }
         self.ready()?;
-        let (jobs, class, bytes) = self.plan_frames(caller, changes, is_framed)?;
+        let storing = self.storing.read();
+        let (jobs, class, waiting) = self.plan_frames(caller, changes, is_framed)?;
         let mut framed = Framed {
             volume: self,
             files: changes.iter().map(|_| None).collect(),
             contents: Vec::new(),
             place: None,
-            bytes,
+            waiting,
             named: false,
-            _storing: self.storing.read(),
+            _storing: storing,
         };
         let mut buffer = Vec::new();
         for Job { change, ino, page_shift, codec, content } in jobs {
@@ -90,7 +93,7 @@ impl Volume {
                     // From where the frames will be.
                     let extent = Extent { segment: SegmentId(0), offset, len: header.len };
                     file.pages.push((no, PageRecord { extent, checksum: header.checksum }));
-                    framed.contents.push((PageId { ino, no }, piece.to_vec()));
+                    framed.contents.push((PageId { ino, no }, piece));
                 }
             }
             if let Some(place) = framed.files.get_mut(change) {
@@ -100,6 +103,7 @@ impl Volume {
         if !buffer.is_empty() {
             let place = self.segments.append(class, &buffer)?;
             framed.place = Some(place);
+            framed.placed();
             for (_, record) in framed.files.iter_mut().flatten().flat_map(|file| &mut file.pages) {
                 record.extent.segment = place.segment;
                 record.extent.offset += place.offset;
@@ -134,7 +138,12 @@ impl Volume {
     }
 }
 
-impl Framed<'_> {
+impl Framed<'_, '_> {
+    /// Nothing of it needs room on the disk any longer.
+    fn placed(&mut self) {
+        self.volume.framing.fetch_sub(std::mem::take(&mut self.waiting), Ordering::Relaxed);
+    }
+
     /// The file of a change.
     pub fn file(&self, change: usize) -> Option<&FramedFile> {
         self.files.get(change)?.as_ref()
@@ -144,16 +153,22 @@ impl Framed<'_> {
     pub fn named(&mut self) {
         self.named = true;
         for (id, content) in self.contents.drain(..) {
-            self.volume.cache.insert(id, content, Access::Random);
+            self.volume.cache.insert(id, content.to_vec(), Access::Random);
         }
     }
 }
 
-impl Drop for Framed<'_> {
+impl Drop for Framed<'_, '_> {
     fn drop(&mut self) {
-        self.volume.framing.fetch_sub(self.bytes, Ordering::Relaxed);
-        if let (false, Some(place)) = (self.named, self.place) {
-            let mut tree = self.volume.tree.lock();
+        self.placed();
+        let (false, Some(place)) = (self.named, self.place) else { return };
+        // By a batch, so that the numbers of inodes and frames that were used for it stay used.
+        let mut tree = self.volume.tree.lock();
+        let mut draft = Draft::default();
+        draft.use_extent(place);
+        draft.kill_extent(place);
+        draft.batch.put(keys::counters(), encode(&tree.counters));
+        if self.volume.commit(&mut tree, draft).is_err() {
             tree.dead += u64::from(place.len);
             tree.freed.push(place);
         }

@@ -15,7 +15,8 @@
 //!    `limits.changing`: one thread at a time changes limits. Likewise.
 //!    `counting`: one thread at a time counts what is used of the limits of directories. Likewise.
 //! 1. `owners`: one thread at a time changes how many own a frame. Held over I/O, by threads that may wait.
-//! 2. `storing`: shared from a frame's append to its batch; exclusive to find dead segments.
+//! 2. `storing`: shared from a frame's append, or from when its inode got its number, to its batch; exclusive to find dead
+//!    segments, and numbers that no inode has.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
 //!    journal's write(2), into the system's page cache, is the one system call under it.
 //! 4. the cache's, the engine's and the segments' own locks. None of these rooms calls back.

@@ -211,7 +211,7 @@ impl Volume {
         &self,
         caller: &Caller,
         changes: &[Change<'_>],
-        mut framed: Option<Framed<'_>>,
+        mut framed: Option<Framed<'_, '_>>,
     ) -> Step<(Vec<bool>, Vec<Event>)> {
         self.ready()?;
         let mut tree = self.tree.lock();

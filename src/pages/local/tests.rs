@@ -185,3 +185,18 @@ fn an_append_of_nothing_or_of_more_than_a_segment_is_invalid() {
     }
     assert!(segments.list().unwrap().is_empty());
 }
+
+#[test]
+fn once_its_segments_are_finished_a_store_that_others_may_have_opened_gets_no_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = open(dir.path());
+    let extent = segments.append(Class::Lasting, b"before").unwrap();
+    segments.sync().unwrap();
+    segments.finish();
+    let others = open(dir.path());
+    let theirs = others.append(Class::Lasting, b"theirs").unwrap();
+    assert!(matches!(segments.append(Class::Lasting, b"too late"), Err(Error::ReadOnly(_))));
+    assert!(matches!(segments.reserve(1 << 20), Err(Error::ReadOnly(_))));
+    assert_eq!(others.read(extent).unwrap(), b"before");
+    assert_eq!(others.read(theirs).unwrap(), b"theirs");
+}

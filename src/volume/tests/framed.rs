@@ -100,6 +100,32 @@ fn a_set_that_is_refused_gives_back_the_room_of_its_frames() {
     assert_eq!(volume.tree.lock().dead, 0);
     assert!(got(&volume, "limited/key", 40_000) == noise(1, 40_000));
     // The number that it had is given to nobody else.
+    let last = found(&volume, "limited/key").0;
+    volume.close().unwrap();
+    drop(volume);
+    let volume = real(dir.path());
     let next = volume.run(|v| v.mknod(&ROOTS, ROOT, b"next", 0o644, 0)).unwrap().attr.ino;
-    assert!(next.0 > found(&volume, "limited/key").0 + 1);
+    assert!(next.0 > last + 1, "{next} behind {last}");
+}
+
+#[test]
+fn what_has_its_place_on_the_disk_needs_no_room_there_any_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let content = noise(1, 100_000);
+    let changes = [Change { path: b"key", to: To::Content(&content, Default::default()) }];
+    let framed = loop {
+        match volume.frame_contents(&ROOTS, &changes, &[true]) {
+            Ok(framed) => break framed,
+            Err(Pause::Wait(need)) => volume.satisfy(need).unwrap(),
+            Err(Pause::Fail(error)) => panic!("{error}"),
+        }
+    };
+    assert_eq!(
+        volume.framing.load(Ordering::Relaxed),
+        0,
+        "what rides beside it would ask for its room once more"
+    );
+    drop(framed);
+    assert!(volume.tree.lock().dead > 100_000);
 }
