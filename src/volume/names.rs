@@ -27,7 +27,7 @@ impl Volume {
         let ino = match name {
             b"." => dir,
             b".." => parent_of(&mut tree, dir)?,
-            _ if tree.get(dir)?.rec.nlink == 0 => {
+            _ if tree.get(dir)?.is_removed_dir() => {
                 drop(tree);
                 // Who remembers that it is not there would remember the directory for it, and all above.
                 self.tell(Event::Entry { dir, name: name.into() });

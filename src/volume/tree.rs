@@ -188,6 +188,10 @@ impl Inode {
     pub fn is_dir(&self) -> bool {
         self.rec.kind() == Kind::Directory
     }
+
+    pub fn is_removed_dir(&self) -> bool {
+        self.is_dir() && self.rec.nlink == 0
+    }
 }
 
 /// The tree in memory, and the figures that change with it.
