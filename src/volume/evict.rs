@@ -72,8 +72,9 @@ const POOL: usize = 1024;
 /// Candidates that are tried together: the kernel is asked for all of them at once.
 const TOGETHER: usize = 64;
 
-/// Keys that go before a writer that waits for room looks again.
-const TURN: u64 = 256;
+/// How long keys go before a writer that waits for room looks again. Each turn costs a flush of the disk: with turns of 512 keys of 1 KiB
+/// a writer did little but flush.
+const TURN: Duration = Duration::from_millis(250);
 
 /// How long the kernel may take to give back what it does not need. It does at once; its answer waits behind the
 /// requests that are under way.
@@ -330,11 +331,12 @@ impl Volume {
         }
     }
 
-    /// Evicts keys that take at least so many bytes on the disk, as far as there are, or about [`TURN`] of them. Returns how many
+    /// Evicts keys that take at least so many bytes on the disk, as far as there are, or as many as go in [`TURN`]. Returns how many
     /// went, and their bytes.
     pub(super) fn evict_turn(&self, evictor: &mut Evictor, wanted: u64) -> Result<(u64, u64)> {
+        let begun = Instant::now();
         let (mut evicted, mut bytes, mut failures) = (0, 0, 0);
-        while bytes < wanted && evicted < TURN && failures < FAILURES && !self.stopping() {
+        while bytes < wanted && begun.elapsed() < TURN && failures < FAILURES && !self.stopping() {
             let sampled = self.sample(evictor)?;
             if evictor.pool.is_empty() {
                 self.look_on(evictor)?;
