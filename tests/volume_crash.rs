@@ -210,7 +210,8 @@ fn a_failed_flush_fails_the_fsync_and_turns_the_store_read_only() {
     let safe = file(volume, "safe", b"durable before");
     volume.fsync(safe, false).unwrap();
     let ino = file(volume, "lost", &Fill::Noise(1).bytes(200_000));
-    disk.fail(Kind::Sync, 0, Fault::Errno(libc::EIO));
+    // More than one: the journal's next file may be made ready in the background just now.
+    (0..8).for_each(|n| disk.fail(Kind::Sync, n, Fault::Errno(libc::EIO)));
     volume.fsync(ino, false).expect_err("the flush failed");
     disk.heal();
     // The disk is well again, but what it dropped is gone: nothing may claim otherwise.
