@@ -92,7 +92,18 @@ impl Inner {
     /// Whether the table takes more batches. The table and the one that is being checkpointed have room
     /// for one limit each; a checkpoint is asked for at the first.
     pub fn has_room(&self) -> bool {
-        self.active_bytes.load(Relaxed) + self.frozen_bytes.load(Relaxed) < 2 * self.table_limit
+        self.table_bytes() < self.emergency_limit.load(Relaxed).max(2 * self.table_limit)
+    }
+
+    /// Bytes of the table and of the one that is being checkpointed.
+    pub fn table_bytes(&self) -> usize {
+        self.active_bytes.load(Relaxed) + self.frozen_bytes.load(Relaxed)
+    }
+
+    /// Whether the last checkpoint found the disk full. Then half a table more is taken: those who add are refused
+    /// ([`super::Engine::is_short`]), and may have filled it before that was known; what is deleted must be noted nevertheless.
+    pub fn is_stuck(&self) -> bool {
+        self.emergency_limit.load(Relaxed) > 0
     }
 
     /// Waits until there is room. `NoSpace` or another error when the checkpoint that would make it failed.
@@ -118,12 +129,25 @@ impl Inner {
     pub fn checkpoint(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
         let mut maintenance = self.maintenance.lock();
         self.commits.check()?;
+        let done = self.try_checkpoint(&mut maintenance, before);
+        match done {
+            Ok(()) => self.emergency_limit.store(0, Relaxed),
+            Err(Error::NoSpace) if !self.is_stuck() => {
+                let most = self.table_bytes().max(2 * self.table_limit);
+                self.emergency_limit.store(most + self.table_limit / 2, Relaxed);
+            }
+            Err(_) => {}
+        }
+        done
+    }
+
+    fn try_checkpoint(&self, maintenance: &mut Maintenance, before: &dyn Fn() -> Result<()>) -> Result<()> {
         // One that failed for want of room comes first: it is the older.
         if maintenance.pending.is_some() {
-            self.write(&mut maintenance, before)?;
+            self.write(maintenance, before)?;
         }
-        if self.freeze(&mut maintenance)? {
-            self.write(&mut maintenance, before)?;
+        if self.freeze(maintenance)? {
+            self.write(maintenance, before)?;
         }
         Ok(())
     }

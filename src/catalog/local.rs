@@ -81,6 +81,8 @@ pub(super) struct Inner {
     pub journal_limit: u64,
     pub active_bytes: AtomicUsize,
     pub frozen_bytes: AtomicUsize,
+    /// Bytes of both tables that are taken while checkpoints find the disk full; 0 while they do not.
+    pub emergency_limit: AtomicUsize,
     last_batch: AtomicU64,
     batches: AtomicU64,
     pub checkpoints: AtomicU64,
@@ -201,6 +203,7 @@ impl LocalCatalog {
             journal_limit: FILES * file_len,
             active_bytes: AtomicUsize::new(0),
             frozen_bytes: AtomicUsize::new(0),
+            emergency_limit: AtomicUsize::new(0),
             last_batch: AtomicU64::new(last),
             batches: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
@@ -359,9 +362,10 @@ impl Engine for LocalCatalog {
     }
 
     fn is_short(&self) -> bool {
-        let short = !self.inner.reserve.held();
+        let stuck = self.inner.is_stuck();
+        let short = stuck || !self.inner.reserve.held();
         if short {
-            self.inner.ask(false);
+            self.inner.ask(stuck);
         }
         short
     }
@@ -414,7 +418,7 @@ impl Engine for LocalCatalog {
             batches: inner.batches.load(Relaxed),
             flushes: inner.commits.flushes(),
             checkpoints: inner.checkpoints.load(Relaxed),
-            table_bytes: (inner.active_bytes.load(Relaxed) + inner.frozen_bytes.load(Relaxed)) as u64,
+            table_bytes: inner.table_bytes() as u64,
             disk_bytes: inner.index.disk_bytes() + inner.writer.lock().disk_bytes() + inner.reserve.bytes(),
         }
     }

@@ -105,8 +105,8 @@ pub trait Engine: Send + Sync {
     /// Whether the table has room for more batches. Where not, wait with [`Engine::wait_for_room`].
     fn has_room(&self) -> bool;
 
-    /// Whether the disk is full and the catalog lives on the room that it keeps for that: what adds to the
-    /// store is to be refused with `NoSpace` then, so that what makes room can be noted.
+    /// Whether the disk is full and the catalog lives on what it keeps for that, on the disk and in memory: what adds to
+    /// the store is to be refused with `NoSpace` then, so that what makes room can be noted.
     fn is_short(&self) -> bool;
 
     /// Waits until a checkpoint has made room in the table.

@@ -8,9 +8,12 @@ use super::file::JournalFile;
 use super::record::{Draft, HEADER};
 use crate::error::{Error, Result};
 
-/// Room that is taken behind a large record which goes beyond the room that was made ready: for the small ones of those who delete,
-/// should the disk be full then. Records that are no longer than this are small.
-const SMALL: u64 = 64 << 10;
+/// Records that are no longer than this are small, as those of most who delete.
+const SMALL: u64 = 16 << 10;
+
+/// Room that a larger one leaves behind it, in its file while no other is ready: for the small ones of those who delete, should
+/// the disk be full then.
+const MARGIN: u64 = 64 << 10;
 
 /// The end of the journal. Whoever holds it decides the order of everything.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ impl Writer {
             self.advance();
         }
         let file = &self.current;
-        if size > SMALL && self.offset + size > file.len() {
+        if size > SMALL && self.ready.is_empty() && self.offset + size + MARGIN > file.len() {
             self.grow(size)?;
         }
         let seq = self.next;
@@ -93,7 +96,7 @@ impl Writer {
 
     /// Takes room for a large record, as no file is ready that has it.
     fn grow(&self, size: u64) -> Result<()> {
-        let (file, len) = (&self.current, size + SMALL);
+        let (file, len) = (&self.current, size + MARGIN);
         file.file.allocate(self.offset, len).map_err(|error| {
             // A part may have been had, which others need more; where that fails, it is in nobody's way.
             let _ = file.file.set_len(file.len());
@@ -172,8 +175,10 @@ mod tests {
         for _ in 0..300 {
             writer.append(&mut put(100)).unwrap();
         }
-        // Another large one is refused, and takes nothing of that room.
-        assert!(matches!(writer.append(&mut put(200_000)), Err(Error::NoSpace)));
+        // Other large ones are refused, also where they would find that room, and take nothing of it.
+        for len in [200_000, 20_000] {
+            assert!(matches!(writer.append(&mut put(len)), Err(Error::NoSpace)));
+        }
         assert_eq!(writer.append(&mut put(100)).unwrap(), 303);
         assert!(writer.broken.is_none());
     }

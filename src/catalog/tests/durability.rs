@@ -198,6 +198,29 @@ fn whoever_waits_for_room_on_a_full_disk_is_told() {
 }
 
 #[test]
+fn once_those_who_add_have_filled_the_table_on_a_full_disk_what_is_deleted_can_be_noted() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    bench.disk.0.full.store(true, SeqCst);
+    let mut added = 0;
+    while !catalog.is_short() && (catalog.has_room() || catalog.wait_for_room().is_ok()) {
+        added += 1;
+        catalog.apply(numbered(added)).unwrap();
+    }
+    for n in 1..=100 {
+        assert!(catalog.has_room(), "for {n} deletions");
+        let mut deletion = Batch::default();
+        deletion.delete(format!("d{n}").into_bytes());
+        catalog.apply(deletion).unwrap();
+    }
+    assert!(catalog.is_short());
+    bench.disk.0.full.store(false, SeqCst);
+    catalog.checkpoint(&nothing).unwrap();
+    assert!(!catalog.is_short());
+    assert_eq!(count(&catalog), added);
+}
+
+#[test]
 fn what_batches_refer_to_is_durable_before_the_index_has_them() {
     let bench = Bench::new();
     let catalog = bench.open();
