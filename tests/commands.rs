@@ -477,3 +477,52 @@ fn limits_that_config_changes_hold_on_the_mount_at_once_and_after_a_remount() {
     }
     assert_eq!(mounted.status()["cache_limit"], 48 << 20);
 }
+
+#[test]
+fn a_command_whose_reader_has_gone_away_does_its_work_and_ends_as_else() {
+    with_a_store(|shell| {
+        let all: [&[&str]; 18] = [
+            &["status"],
+            &["status", "--json"],
+            &["ls", "-l"],
+            &["stat", "key"],
+            &["stat", "--json", "key"],
+            &["get", "key"],
+            &["du", ""],
+            &["mark", "key"],
+            &["resolve", "key"],
+            &["config"],
+            &["align"],
+            &["cleanup"],
+            &["scrub"],
+            &["check"],
+            &["rm", "no such key"],
+            &["clear", "--dry-run"],
+            &["backup", "its backup"],
+            &["clear", "--yes"],
+        ];
+        shell.ends(0, &["set", "key", "--value", "x"], b"");
+        for arguments in all {
+            let expected = shell.run(arguments, b"");
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut command = shell.command(arguments);
+            command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+            let code = command.status().unwrap().code();
+            assert_eq!(code, expected.status.code(), "{arguments:?}: {}", stderr(&expected));
+        }
+    });
+}
+
+#[test]
+fn a_command_that_cannot_write_what_it_has_to_say_tells_so() {
+    with_a_store(|shell| {
+        shell.ends(0, &["set", "key", "--value", "x"], b"");
+        for arguments in [&["status"][..], &["stat", "key"], &["du", ""], &["get", "key"]] {
+            let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let output = shell.command(arguments).stdout(full).output().unwrap();
+            assert!(!output.status.success(), "{arguments:?}");
+            assert!(stderr(&output).contains("No space left"), "{arguments:?}: {}", stderr(&output));
+        }
+    });
+}

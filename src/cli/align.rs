@@ -34,18 +34,16 @@ impl Align {
         };
         if self.json {
             let text = serde_json::to_string(&done).map_err(|e| Error::io("writing JSON")(e.into()))?;
-            println!("{text}");
+            say!("{text}")?;
         } else {
             let (count, bytes) = (done.evicted, human(done.evicted_bytes));
             match self.dry_run {
-                true => println!("{count} keys with {bytes} on the disk would go first"),
-                false => println!("{count} keys with {bytes} on the disk evicted"),
+                true => say!("{count} keys with {bytes} on the disk would go first")?,
+                false => say!("{count} keys with {bytes} on the disk evicted")?,
             }
             match done.goal {
-                None => println!("the store has no limit, and takes {}", human(done.used)),
-                Some(goal) => {
-                    println!("the store takes {}, and should take {}", human(done.used), human(goal))
-                }
+                None => say!("the store has no limit, and takes {}", human(done.used))?,
+                Some(goal) => say!("the store takes {}, and should take {}", human(done.used), human(goal))?,
             }
         }
         store.close()?;

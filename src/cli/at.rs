@@ -1,7 +1,6 @@
 //! What the commands on keys have in common: which store is meant, how they end, how they print.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,7 +87,7 @@ impl At {
 /// Ends a command on keys: a failure is reported, and is 2.
 pub fn ended(outcome: Result<u8>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|error| {
-        eprintln!("larder: {error}");
+        complain!("larder: {error}");
         if matches!(error, Error::NotFound) { NO } else { FAILED }
     }))
 }
@@ -97,9 +96,9 @@ pub fn ended(outcome: Result<u8>) -> ExitCode {
 pub fn failed(key: &OsStr, error: &Error) -> u8 {
     match error {
         // These name the key or the store themselves.
-        Error::Key { .. } | Error::Store { .. } | Error::InUse(_) => eprintln!("larder: {error}"),
-        Error::NotFound => eprintln!("larder: {}: no such key", shown(key.as_bytes())),
-        _ => eprintln!("larder: {}: {error}", shown(key.as_bytes())),
+        Error::Key { .. } | Error::Store { .. } | Error::InUse(_) => complain!("larder: {error}"),
+        Error::NotFound => complain!("larder: {}: no such key", shown(key.as_bytes())),
+        _ => complain!("larder: {}: {error}", shown(key.as_bytes())),
     }
     if matches!(error, Error::NotFound) { NO } else { FAILED }
 }
@@ -108,24 +107,6 @@ pub fn failed(key: &OsStr, error: &Error) -> u8 {
 pub fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// A copy to stdout, or to whatever else. A reader that has gone away, as `head` does, is no failure.
-pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let mut output = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
-    match work(&mut output).and_then(|()| output.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(unwrapped(error, "writing")),
-        Ok(()) => Ok(()),
-    }
-}
-
-/// The library's own error, where a stream carried it.
-pub fn unwrapped(error: std::io::Error, what: &str) -> Error {
-    match error.downcast::<Error>() {
-        Ok(own) => own,
-        Err(other) => Error::io(what)(other),
-    }
 }
 
 /// The time left until a moment, in two units: `6d 23h`.

@@ -91,16 +91,16 @@ impl Backup {
 /// Says what it came to, and returns the exit status.
 pub fn print(outcome: &Outcome, json: bool, done: &str) -> Result<u8> {
     for damage in &outcome.examples {
-        eprintln!("larder: inode {} page {}: {}", damage.ino, damage.page, damage.why);
+        complain!("larder: inode {} page {}: {}", damage.ino, damage.page, damage.why);
     }
     if json {
         let text = serde_json::to_string(outcome).map_err(|error| Error::io("writing JSON")(error.into()))?;
-        println!("{text}");
+        say!("{text}")?;
     } else {
         let (bytes, copied) = (human(outcome.bytes), human(outcome.copied));
-        println!("{done}: {} frames with {bytes}, of which {copied} copied", outcome.frames);
+        say!("{done}: {} frames with {bytes}, of which {copied} copied", outcome.frames)?;
         if outcome.damaged > 0 {
-            println!("{} pages are damaged: their files cannot be read there", outcome.damaged);
+            say!("{} pages are damaged: their files cannot be read there", outcome.damaged)?;
         }
     }
     Ok(if outcome.damaged == 0 { YES } else { NO })

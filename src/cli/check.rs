@@ -61,7 +61,7 @@ impl Check {
     pub fn run(self) -> Result<ExitCode> {
         let done = if (self.repair || self.rebuild) && !self.dry_run { self.repair() } else { self.check() };
         done.or_else(|error| {
-            eprintln!("larder: {error}");
+            complain!("larder: {error}");
             Ok(ExitCode::from(status::FAILED))
         })
     }
@@ -74,7 +74,7 @@ impl Check {
         bar.finish_and_clear();
         match self.json {
             true => print_json(&report)?,
-            false => self.print(&report),
+            false => self.print(&report)?,
         }
         Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(status::WRONG) })
     }
@@ -92,16 +92,16 @@ impl Check {
             print_json(&repaired)?;
         } else {
             if !repaired.found.is_clean() {
-                repaired.found.findings.iter().for_each(|finding| println!("{finding}"));
+                repaired.found.findings.iter().try_for_each(|finding| say!("{finding}"))?;
             }
-            repaired.done.iter().for_each(|action| println!("mended: {action}"));
+            repaired.done.iter().try_for_each(|action| say!("mended: {action}"))?;
             if repaired.omitted > 0 {
-                println!("... and {} more", repaired.omitted);
+                say!("... and {} more", repaired.omitted)?;
             }
             if !repaired.found.is_clean() {
-                println!("what is left:");
+                say!("what is left:")?;
             }
-            self.print(&repaired.left);
+            self.print(&repaired.left)?;
         }
         Ok(match (repaired.found.is_clean(), repaired.left.is_clean()) {
             (true, _) => ExitCode::SUCCESS,
@@ -110,17 +110,16 @@ impl Check {
         })
     }
 
-    fn print(&self, report: &Report) {
-        report.findings.iter().for_each(|finding| println!("{finding}"));
+    fn print(&self, report: &Report) -> Result<()> {
+        report.findings.iter().try_for_each(|finding| say!("{finding}"))?;
         if report.omitted > 0 {
-            println!("... and {} more", report.omitted);
+            say!("... and {} more", report.omitted)?;
         }
         let figures = &report.figures;
         if !report.complete {
-            println!("without a catalog, nothing else can be checked");
-            return;
+            return say!("without a catalog, nothing else can be checked");
         }
-        println!(
+        say!(
             "{} inodes, {} names, {} pages ({} frames verified), {} of {} in segments live",
             figures.inodes,
             figures.entries,
@@ -128,20 +127,19 @@ impl Check {
             figures.verified,
             super::human(figures.live_bytes),
             super::human(figures.segment_bytes),
-        );
+        )?;
         let notes = report.findings.iter().filter(|finding| finding.severity == Severity::Note).count();
         match report.is_clean() {
-            true if notes > 0 => println!("nothing is wrong; {notes} notes"),
-            true => println!("nothing is wrong"),
-            false => println!("{} errors, {} warnings, {notes} notes", report.errors, report.warnings),
+            true if notes > 0 => say!("nothing is wrong; {notes} notes"),
+            true => say!("nothing is wrong"),
+            false => say!("{} errors, {} warnings, {notes} notes", report.errors, report.warnings),
         }
     }
 }
 
 fn print_json(what: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string(what);
-    println!("{}", text.map_err(|error| larder::Error::io("writing the findings")(error.into()))?);
-    Ok(())
+    say!("{}", text.map_err(|error| larder::Error::io("writing the findings")(error.into()))?)
 }
 
 /// A line of progress where a person waits; elsewhere none.

@@ -29,19 +29,19 @@ impl Cleanup {
         if self.dry_run {
             let chores = store.chores()?;
             match self.json {
-                true => println!("{}", text(serde_json::to_string(&chores))?),
-                false => println!(
+                true => say!("{}", text(serde_json::to_string(&chores))?)?,
+                false => say!(
                     "{} keys have expired, {} files are to be reclaimed, up to {} may come back",
                     chores.expired,
                     chores.unlinked,
                     human(chores.reclaimable)
-                ),
+                )?,
             }
         } else {
             let cleaned = watching(&store, "cleaning up", || store.cleanup())?;
             match self.json {
-                true => println!("{}", text(serde_json::to_string(&cleaned))?),
-                false => println!("{} files removed, {} given back", cleaned.removed, human(cleaned.freed)),
+                true => say!("{}", text(serde_json::to_string(&cleaned))?)?,
+                false => say!("{} files removed, {} given back", cleaned.removed, human(cleaned.freed))?,
             }
         }
         store.close()?;

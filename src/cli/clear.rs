@@ -1,10 +1,11 @@
 //! `larder clear`
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, NO, YES};
+use super::output::to_output;
 use super::progress::watching;
 
 /// Remove all keys and directories of a store
@@ -28,7 +29,7 @@ impl Clear {
         let store = self.at.open(false)?;
         let count = || store.keys("").try_fold(0u64, |count, key| key.map(|_| count + 1));
         if self.dry_run {
-            println!("{} keys would be removed from {}", count()?, store.path().display());
+            say!("{} keys would be removed from {}", count()?, store.path().display())?;
             store.close()?;
             return Ok(YES);
         }
@@ -38,10 +39,10 @@ impl Clear {
                     "nobody to ask whether to remove everything: say --yes".to_owned(),
                 ));
             }
-            print!("Remove all {} keys of {}? [y/N] ", count()?, store.path().display());
+            let question = format!("Remove all {} keys of {}? [y/N] ", count()?, store.path().display());
+            to_output(|out| out.write_all(question.as_bytes()))?;
             let mut answer = String::new();
-            let asked = std::io::stdout().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
-            asked.map_err(Error::io("asking"))?;
+            std::io::stdin().read_line(&mut answer).map_err(Error::io("asking"))?;
             if !matches!(answer.trim(), "y" | "Y" | "yes") {
                 store.close()?;
                 return Ok(NO);

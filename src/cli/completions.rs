@@ -6,7 +6,8 @@ use clap::CommandFactory;
 use larder::error::{Error, Result};
 
 use super::Cli;
-use super::at::{YES, to_output};
+use super::at::YES;
+use super::output::to_output;
 
 /// Print the completions for a shell
 ///

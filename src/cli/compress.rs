@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use larder::error::{Error, Result};
 use larder::store::{Codec, compress_stream, decompress_stream};
 
-use super::at::{EXIT, YES, to_output};
+use super::at::{EXIT, YES};
+use super::output::to_output;
 
 /// Compress stdin to stdout, checksummed and such that `larder decompress` needs to be told nothing
 #[derive(clap::Args)]

@@ -8,7 +8,8 @@ use larder::error::{Error, Result};
 use larder::mount::table;
 use toml_edit::DocumentMut;
 
-use super::at::{At, EXIT, NO, YES, to_output};
+use super::at::{At, EXIT, NO, YES};
+use super::output::to_output;
 
 /// Show the settings of a store, or change one
 ///
@@ -71,10 +72,10 @@ impl Config {
         }
         super::replace(&file, &text)?;
         if at_once {
-            eprintln!("{name}: in force, and written for later mounts, unless these are given another");
+            complain!("{name}: in force, and written for later mounts, unless these are given another");
         } else if point.is_some() {
             let names = CHANGEABLE.join(" and ");
-            eprintln!(
+            complain!(
                 "{name}: written for the next mount; this one goes on as it is (only {names} change at once)"
             );
         }

@@ -64,7 +64,7 @@ pub fn run(
         }
         Err(error) => {
             if let Err(closing) = volume.close() {
-                eprintln!("larder: {closing}");
+                complain!("larder: {closing}");
             }
             Err(error)
         }

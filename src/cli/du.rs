@@ -38,7 +38,7 @@ impl Du {
         let store = self.at.open(false)?;
         let mut code = YES;
         if !self.json {
-            println!("{:>9} {:>10} {:>10} {:>7}  PREFIX", "KEYS", "SIZE", "ON DISK", "RATIO");
+            say!("{:>9} {:>10} {:>10} {:>7}  PREFIX", "KEYS", "SIZE", "ON DISK", "RATIO")?;
         }
         for prefix in &self.prefixes {
             let mut sum = Sum::default();
@@ -57,17 +57,17 @@ impl Du {
             let name = shown(prefix.as_bytes());
             if self.json {
                 let (keys, size, stored) = (sum.keys, sum.size, sum.stored);
-                println!(
+                say!(
                     "{}",
                     json!({"prefix": name, "keys": keys, "size": size, "stored": stored, "ratio": ratio})
-                );
+                )?;
             } else {
-                println!(
+                say!(
                     "{:>9} {:>10} {:>10} {ratio:>7.2}  {name}",
                     sum.keys,
                     human(sum.size),
                     human(sum.stored)
-                );
+                )?;
             }
         }
         store.close()?;

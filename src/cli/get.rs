@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use larder::error::{Error, Result};
 
-use super::at::{At, EXIT, YES, failed, to_output, unwrapped};
+use super::at::{At, EXIT, YES, failed};
+use super::output::{to_output, unwrapped};
 
 /// Write the value of a key to stdout
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ impl Get {
                 let mut open = std::fs::OpenOptions::new();
                 let file = open.write(true).create(true).truncate(true).open(path);
                 let what = format!("writing {}", path.display());
-                let mut file = file.map_err(Error::io(what.clone()))?;
+                let mut file = file.map_err(|error| unwrapped(error, &what))?;
                 std::io::copy(&mut reader, &mut file).map(drop).map_err(|error| unwrapped(error, &what))
             }
         });

@@ -47,7 +47,7 @@ impl Lock {
             lock.map(|_lock| self.perform())
         };
         outcome.unwrap_or_else(|| {
-            eprintln!("larder: {key}: another has the lock");
+            complain!("larder: {key}: another has the lock");
             Ok(NO)
         })
     }

@@ -11,8 +11,9 @@ use larder::shelf;
 use larder::store::{Key, Stat, Store};
 use serde_json::json;
 
-use super::at::{At, EXIT, YES, left, shown, to_output};
+use super::at::{At, EXIT, YES, left, shown};
 use super::human;
+use super::output::to_output;
 
 /// List keys, in the order of their bytes
 #[derive(clap::Args)]

@@ -101,6 +101,5 @@ fn show(store: &Store, key: &OsString) -> Result<()> {
     if let Some(fields) = object.as_object_mut() {
         fields.insert("key".to_owned(), String::from_utf8_lossy(key.as_bytes()).into());
     }
-    println!("{object}");
-    Ok(())
+    say!("{object}")
 }

@@ -2,6 +2,9 @@
 //! command line is wrong; those on keys 0 for done and yes, 1 for not there and no, 2 when it failed. Errors go
 //! to stderr as `larder: what: why; what to do`.
 
+#[macro_use]
+mod output;
+
 mod align;
 mod at;
 mod backup;
@@ -132,7 +135,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("larder: {error}");
+            complain!("larder: {error}");
             ExitCode::FAILURE
         }
     }
@@ -152,7 +155,7 @@ fn for_each(named: bool, stores: Vec<PathBuf>, each: impl Fn(&Path) -> Result<()
             Ok(()) => {}
             Err(error) if named => return Err(error),
             Err(error) => {
-                eprintln!("larder: {}: {error}", store.display());
+                complain!("larder: {}: {error}", store.display());
                 code = ExitCode::FAILURE;
             }
         }

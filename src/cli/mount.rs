@@ -93,13 +93,13 @@ impl Mount {
         let flags = options.settings.iter().cloned().chain(self.flags());
         let settings = Settings::load(&store, file.as_deref(), environment, flags)?;
         if std::fs::read_dir(&point).is_ok_and(|mut entries| entries.next().is_some()) {
-            eprintln!(
+            complain!(
                 "larder: {}: not empty; what is in it is hidden while the store is mounted",
                 point.display()
             );
         }
         if let Some(option) = &options.access_times {
-            eprintln!(
+            complain!(
                 "larder: -o {option}: reading changes no access times here, since the kernel keeps none for FUSE; \
                  mounted with noatime"
             );

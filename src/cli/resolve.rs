@@ -8,7 +8,8 @@ use larder::error::Result;
 use larder::mount::table;
 use larder::store::{Key, Store};
 
-use super::at::{At, NO, YES, to_output};
+use super::at::{At, NO, YES};
+use super::output::to_output;
 
 /// Print the path at which a key is found in its mounted store, or the key of such a path
 #[derive(clap::Args)]
@@ -58,7 +59,7 @@ impl Resolve {
             })
             .map(|()| YES),
             None => {
-                eprintln!("larder: it is in no mounted store");
+                complain!("larder: it is in no mounted store");
                 Ok(NO)
             }
         }

@@ -60,11 +60,11 @@ impl Scrub {
         let file = store.path().join(FILE);
         let begun = if self.restart { None } else { noted(&file)? };
         if begun.is_some() && !self.json {
-            println!("going on where the last scrub was interrupted; --restart begins anew");
+            say!("going on where the last scrub was interrupted; --restart begins anew")?;
         }
         let mut progress =
             begun.unwrap_or_else(|| Progress { next: Some(Place::default()), ..Progress::default() });
-        progress.hurt.iter().for_each(|hurt| self.tell(hurt));
+        progress.hurt.iter().try_for_each(|hurt| self.tell(hurt))?;
         self.scrub(&store, rate, &file, &mut progress)?;
         if let Err(error) = std::fs::remove_file(&file)
             && error.kind() != ErrorKind::NotFound
@@ -75,15 +75,15 @@ impl Scrub {
         let hurt = progress.hurt.len();
         if self.json {
             let text = serde_json::to_string(&progress).map_err(|e| Error::io("writing JSON")(e.into()))?;
-            println!("{text}");
+            say!("{text}")?;
         } else {
-            println!("{} frames with {} read", progress.frames, human(progress.bytes));
+            say!("{} frames with {} read", progress.frames, human(progress.bytes))?;
             match hurt {
-                0 => println!("nothing is damaged"),
-                _ => println!(
+                0 => say!("nothing is damaged")?,
+                _ => say!(
                     "{hurt} pages are damaged: restore these keys from elsewhere, or remove them; larder check tells \
                      of the rest of the store"
-                ),
+                )?,
             }
         }
         Ok(if hurt > 0 { NO } else { YES })
@@ -101,7 +101,7 @@ impl Scrub {
             progress.frames += part.frames;
             progress.bytes += part.bytes;
             bar.set_position(progress.bytes);
-            bar.suspend(|| part.hurt.iter().for_each(|hurt| self.tell(hurt)));
+            bar.suspend(|| part.hurt.iter().try_for_each(|hurt| self.tell(hurt)))?;
             let new = !part.hurt.is_empty();
             progress.hurt.extend(part.hurt);
             if progress.next.is_some() && (new || noted.elapsed() >= NOTED) {
@@ -117,10 +117,11 @@ impl Scrub {
         Ok(())
     }
 
-    fn tell(&self, hurt: &Hurt) {
-        if !self.json {
-            println!("{}: damaged from byte {} on: {}", shown(hurt.key.as_bytes()), hurt.offset, hurt.why);
+    fn tell(&self, hurt: &Hurt) -> Result<()> {
+        if self.json {
+            return Ok(());
         }
+        say!("{}: damaged from byte {} on: {}", shown(hurt.key.as_bytes()), hurt.offset, hurt.why)
     }
 }
 

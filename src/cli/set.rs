@@ -11,7 +11,8 @@ use larder::error::{Error, Result};
 use larder::shelf;
 use larder::store::{Codec, Durability, Expiry, SetOptions};
 
-use super::at::{At, EXIT, YES, failed, unwrapped};
+use super::at::{At, EXIT, YES, failed};
+use super::output::unwrapped;
 
 /// Set a key to what comes on stdin
 ///
@@ -93,7 +94,7 @@ impl Set {
 fn spooled() -> Result<File> {
     let dir = std::env::temp_dir();
     let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(&dir);
-    let failed = |error| Error::io(format!("keeping stdin in {}", dir.display()))(error);
+    let failed = |error| unwrapped(error, &format!("keeping stdin in {}", dir.display()));
     let mut file = open.map_err(failed)?;
     std::io::copy(&mut std::io::stdin().lock(), &mut file).map_err(failed)?;
     file.rewind().map_err(failed)?;

@@ -37,9 +37,9 @@ impl Stat {
             });
             match known {
                 Ok((key, stat)) if self.json => {
-                    println!("{}", object(&key, &stat).map_err(Error::io("writing JSON"))?);
+                    say!("{}", object(&key, &stat).map_err(Error::io("writing JSON"))?)?;
                 }
-                Ok((key, stat)) => print(&key, &stat),
+                Ok((key, stat)) => print(&key, &stat)?,
                 Err(error) => code = code.max(failed(name, &error)),
             }
         }
@@ -48,20 +48,20 @@ impl Stat {
     }
 }
 
-fn print(key: &Key, stat: &Known) {
+fn print(key: &Key, stat: &Known) -> Result<()> {
     let time = |time| format_expires(Time::from(time));
-    println!("key       {}", shown(key.as_bytes()));
+    say!("key       {}", shown(key.as_bytes()))?;
     if stat.directory {
-        println!("          a directory; what is in it: larder ls -l {}/", shown(key.as_bytes()));
+        say!("          a directory; what is in it: larder ls -l {}/", shown(key.as_bytes()))?;
     } else {
-        println!("size      {} ({} bytes)", human(stat.size), stat.size);
-        println!("on disk   {} ({} bytes), ratio {:.2}", human(stat.stored), stat.stored, stat.ratio);
+        say!("size      {} ({} bytes)", human(stat.size), stat.size)?;
+        say!("on disk   {} ({} bytes), ratio {:.2}", human(stat.stored), stat.stored, stat.ratio)?;
     }
-    println!("codec     {}", stat.codec.map_or("the store's".to_owned(), |codec| codec.to_string()));
+    say!("codec     {}", stat.codec.map_or("the store's".to_owned(), |codec| codec.to_string()))?;
     match stat.expires {
-        None => println!("expires   never"),
-        Some(at) => println!("expires   {}, in {}", time(at), time_left(Some(at))),
+        None => say!("expires   never")?,
+        Some(at) => say!("expires   {}, in {}", time(at), time_left(Some(at)))?,
     }
-    println!("modified  {}", time(stat.modified));
-    println!("touched   {}", time(stat.touched));
+    say!("modified  {}", time(stat.modified))?;
+    say!("touched   {}", time(stat.touched))
 }

@@ -30,7 +30,7 @@ impl Status {
             }
         };
         if stores.is_empty() && !self.json {
-            println!("no store is mounted");
+            say!("no store is mounted")?;
         }
         super::for_each(self.path.is_some(), stores, |store| {
             let figures = match ask(store, Request::Status) {
@@ -46,9 +46,9 @@ impl Status {
                 if let (Some(into), Value::Object(from)) = (object.as_object_mut(), figures) {
                     into.extend(from);
                 }
-                println!("{object}");
+                say!("{object}")?;
             } else {
-                print(store, &figures);
+                print(store, &figures)?;
             }
             Ok(())
         })
@@ -59,31 +59,30 @@ fn larder_store(path: &Path) -> bool {
     path.join("FORMAT").exists()
 }
 
-fn print(store: &Path, figures: &Value) {
+fn print(store: &Path, figures: &Value) -> Result<()> {
     let number = |name: &str| figures.get(name).and_then(Value::as_u64).unwrap_or(0);
-    println!("store      {}", store.display());
+    say!("store      {}", store.display())?;
     let Some(point) = figures.get("mountpoint").and_then(Value::as_str) else {
         let death = session::death_of(store).map_or(String::new(), |why| format!(": {why}"));
-        println!("mounted    no{death}");
-        return;
+        return say!("mounted    no{death}");
     };
-    println!("mounted    {point}");
+    say!("mounted    {point}")?;
     if let Some(why) = figures.get("read_only").and_then(Value::as_str) {
-        println!("READ-ONLY  {why}");
+        say!("READ-ONLY  {why}")?;
     }
-    println!("files      {} (with directories)", number("inodes"));
+    say!("files      {} (with directories)", number("inodes"))?;
     let (content, stored) = (number("content_bytes"), number("stored_bytes"));
-    println!("content    {}, stored in {}, {}", human(content), human(stored), ratio(content, stored));
+    say!("content    {}, stored in {}, {}", human(content), human(stored), ratio(content, stored))?;
     let limit = figures.get("size_limit").and_then(Value::as_u64);
     let limit = limit.map_or("no limit".to_owned(), |limit| format!("limit {}", human(limit)));
-    println!("on disk    {}, {limit}", human(number("disk_bytes")));
+    say!("on disk    {}, {limit}", human(number("disk_bytes")))?;
     let (used, dirty) = (number("cache_used"), number("cache_dirty"));
-    println!("cache      {} of {}, {} dirty", human(used), human(number("cache_limit")), human(dirty));
+    say!("cache      {} of {}, {} dirty", human(used), human(number("cache_limit")), human(dirty))?;
     let (hits, misses) = (number("cache_hits"), number("cache_misses"));
     let percent =
         (hits * 100).checked_div(hits + misses).map_or(String::new(), |percent| format!(" ({percent} %)"));
-    println!("page reads {} from memory{percent}, {misses} from disk", hits);
-    println!("journal    {} batches, {} flushes", number("batches"), number("flushes"));
+    say!("page reads {} from memory{percent}, {misses} from disk", hits)?;
+    say!("journal    {} batches, {} flushes", number("batches"), number("flushes"))
 }
 
 fn ratio(content: u64, stored: u64) -> String {

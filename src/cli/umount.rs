@@ -36,7 +36,7 @@ impl Umount {
             // The daemon is gone: what is left is a dead mount.
             Err(Error::NotFound) if session::is_dead(&point) => {
                 session::detach(&point)?;
-                eprintln!(
+                complain!(
                     "larder: {}: its daemon had died: what was not durable then may be lost; the next mount finds the rest",
                     point.display()
                 );

@@ -1,0 +1,53 @@
+//! What the commands write to stdout and stderr. Whoever reads it may go away at any moment, as `head` does: that is no
+//! failure, and keeps no command from its work.
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+
+use larder::error::{Error, Result};
+
+/// Writes a line to stdout, as `println!`, but with a [`Result`].
+macro_rules! say {
+    ($($arg:tt)*) => {
+        $crate::cli::output::line(format_args!($($arg)*))
+    };
+}
+
+/// Writes a line to stderr, as `eprintln!`, or to nobody.
+macro_rules! complain {
+    ($($arg:tt)*) => {
+        $crate::cli::output::complaint(format_args!($($arg)*))
+    };
+}
+
+/// A line on stdout.
+pub fn line(text: Arguments<'_>) -> Result<()> {
+    written(writeln!(std::io::stdout(), "{text}"))
+}
+
+/// A line on stderr. Nobody could be told that it failed.
+pub fn complaint(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A copy to stdout.
+pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let mut output = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
+    written(work(&mut output).and_then(|()| output.flush()))
+}
+
+fn written(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| unwrapped(error, "writing")),
+    }
+}
+
+/// The library's own error, where a stream carried it. Else one of something that is not the store: no room there is none
+/// of its [`Error::NoSpace`].
+pub fn unwrapped(error: std::io::Error, what: &str) -> Error {
+    match error.downcast::<Error>() {
+        Ok(own) => own,
+        Err(source) => Error::Io { what: what.to_owned(), source },
+    }
+}
