@@ -106,7 +106,7 @@ impl Inner {
         self.emergency_limit.load(Relaxed) > 0
     }
 
-    /// Waits until there is room. `NoSpace` or another error when the checkpoint that would make it failed.
+    /// Waits until there is room, as [`super::Engine::wait_for_room`] says.
     pub fn wait_for_room(&self) -> Result<()> {
         let mut work = self.work.lock();
         let failures = work.failures;

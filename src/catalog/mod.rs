@@ -109,7 +109,8 @@ pub trait Engine: Send + Sync {
     /// the store is to be refused with `NoSpace` then, so that what makes room can be noted.
     fn is_short(&self) -> bool;
 
-    /// Waits until a checkpoint has made room in the table.
+    /// Waits until a checkpoint has made room in the table, or has found the disk full, which [`Engine::is_short`] tells then.
+    /// Errors: `NoSpace` when what is kept for that is used up, too.
     fn wait_for_room(&self) -> Result<()>;
 
     /// The number of the newest batch.

@@ -34,14 +34,7 @@ impl Key {
     /// [`Error::Key`] says what is wrong with it; [`Error::NameTooLong`]: a name has more than 255 bytes.
     pub fn new(key: impl AsRef<[u8]>) -> Result<Key> {
         let key = key.as_ref();
-        let mut names = check_path(key)?;
-        if names.next() == Some(OWN) || split(key).1.starts_with(STAGED.as_bytes()) {
-            let key = String::from_utf8_lossy(key).into_owned();
-            return Err(Error::Key {
-                key,
-                why: "names that begin with `.larder` are kept for Larder's own files",
-            });
-        }
+        check(key)?;
         Ok(Key(key.into()))
     }
 
@@ -49,6 +42,19 @@ impl Key {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Refuses bytes that are no key, as [`Key::new`].
+pub(super) fn check(key: &[u8]) -> Result<()> {
+    let mut names = check_path(key)?;
+    if names.next() == Some(OWN) || split(key).1.starts_with(STAGED.as_bytes()) {
+        let key = String::from_utf8_lossy(key).into_owned();
+        return Err(Error::Key {
+            key,
+            why: "names that begin with `.larder` are kept for Larder's own files",
+        });
+    }
+    Ok(())
 }
 
 /// A path's directory and last name.

@@ -191,8 +191,9 @@ impl Store {
     /// [`Error::Key`], [`Error::NameTooLong`]: it is no key. [`Error::IsADirectory`]; [`Error::Invalid`]: it is a
     /// symbolic link or another file without content. [`Error::Damaged`]: what is stored is not what was.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        let key = Key::new(key)?;
-        self.door.get(key.as_bytes())
+        let key = key.as_ref();
+        key::check(key)?;
+        self.door.get(key)
     }
 
     /// Reads the value of a key piece by piece; `None` when it is not there.

@@ -589,10 +589,10 @@ impl Volume {
             let mut draft = Draft::default();
             for (dir, name) in names {
                 let entry = tree.find_anywhere(*dir, name)?.filter(|entry| entry.ino == ino);
-                let (Some(entry), true) = (entry, own.or(volume.marks_in(&mut tree, *dir)?).allow()) else {
+                let (Some(_), true) = (entry, own.or(volume.marks_in(&mut tree, *dir)?).allow()) else {
                     return Ok(None);
                 };
-                drop_name(&mut tree, &mut draft, *dir, name, &entry, now)?;
+                drop_name(&mut tree, &mut draft, *dir, name, ino, now)?;
             }
             volume.commit(&mut tree, draft)?;
             Ok(Some(stored))

@@ -26,11 +26,11 @@ impl Volume {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let ino = self.find_path(&mut tree, path, now)?;
-        let rec = &tree.get(ino)?.rec;
-        let (kind, size) = (rec.kind(), rec.size);
+        let inode = tree.get(ino)?;
+        let (kind, size) = (inode.rec.kind(), inode.rec.size);
         let page = match kind {
             Kind::File if size == 0 => Some(Content::default()),
-            Kind::File if size <= rec.page_size() => self.cache.get(PageId { ino, no: PageNo(0) }),
+            Kind::File if size <= inode.rec.page_size() => self.cache.get(PageId { ino, no: PageNo(0) }),
             _ => None,
         };
         let Some(page) = page else {
@@ -61,10 +61,12 @@ impl Volume {
 
     fn find_path(&self, tree: &mut Tree, path: &[u8], now: Time) -> Step<Ino> {
         let mut ino = ROOT;
+        let mut inode = tree.get(ino)?;
         for name in check_path(path)? {
-            ino = tree.find(ino, name)?.ok_or(Error::NotFound)?.ino;
-            let expires = tree.get(ino)?.rec.expires;
-            if self.has_expired(tree, expires, now) {
+            ino = inode.find(ino, name)?.ok_or(Error::NotFound)?.ino;
+            inode = tree.get(ino)?;
+            if let Some(at) = inode.rec.expires.filter(|at| *at <= now) {
+                self.note_gone(tree, at, now);
                 return Err(Error::NotFound.into());
             }
         }

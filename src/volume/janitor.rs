@@ -153,10 +153,15 @@ impl Volume {
     /// set back brings none of them back, also after a crash.
     pub(super) fn has_expired(&self, tree: &mut Tree, expires: Option<Time>, now: Time) -> bool {
         let Some(at) = expires.filter(|at| *at <= now) else { return false };
+        self.note_gone(tree, at, now);
+        true
+    }
+
+    /// Notes that what expires at `at`, which is past, is reported gone.
+    pub(super) fn note_gone(&self, tree: &mut Tree, at: Time, now: Time) {
         if tree.gone < Some(at) {
             self.set_gone(tree, Some(now));
         }
-        true
     }
 
     fn set_gone(&self, tree: &mut Tree, gone: Option<Time>) {
@@ -289,15 +294,14 @@ impl Volume {
             let now = tree.now(&volume.clock);
             // The directory itself may be detached already.
             tree.get(dir)?;
-            let entry = match tree.find_anywhere(dir, name)? {
-                Some(entry) if entry.ino == ino => entry,
-                _ => return Ok(false),
-            };
+            if tree.find_anywhere(dir, name)?.is_none_or(|child| child.ino != ino) {
+                return Ok(false);
+            }
             if only_expired && tree.get(ino)?.rec.expires.is_none_or(|at| at > now) {
                 return Ok(false);
             }
             let mut draft = Draft::default();
-            drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+            drop_name(&mut tree, &mut draft, dir, name, ino, now)?;
             volume.commit(&mut tree, draft)?;
             Ok(true)
         })

@@ -321,7 +321,7 @@ impl Volume {
             return Err(Error::IsADirectory.into());
         }
         let mut draft = Draft::default();
-        drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+        drop_name(&mut tree, &mut draft, dir, name, entry.ino, now)?;
         self.commit(&mut tree, draft)?;
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Volume {
         }
         self.check_empty(&mut tree, entry.ino, now)?;
         let mut draft = Draft::default();
-        drop_name(&mut tree, &mut draft, dir, name, &entry, now)?;
+        drop_name(&mut tree, &mut draft, dir, name, entry.ino, now)?;
         self.commit(&mut tree, draft)?;
         Ok(())
     }
@@ -457,7 +457,7 @@ impl Volume {
                 (true, true) => self.check_empty(&mut tree, target.ino, now)?,
                 (false, false) => {}
             }
-            drop_name(&mut tree, &mut draft, new_dir, new_name, target, now)?;
+            drop_name(&mut tree, &mut draft, new_dir, new_name, target.ino, now)?;
         }
         let moves = source.kind == Kind::Directory && dir != new_dir;
         let mut from = draft_record(&mut tree, &draft, dir)?;
@@ -519,15 +519,15 @@ pub(super) fn drop_name(
     draft: &mut Draft,
     dir: Ino,
     name: &[u8],
-    entry: &Dentry,
+    ino: Ino,
     now: Time,
 ) -> Step<()> {
-    let mut rec = draft_record(tree, draft, entry.ino)?;
+    let mut rec = draft_record(tree, draft, ino)?;
     let mut parent = draft_record(tree, draft, dir)?;
     // What is in it counts until it is empty, and the directory that it is in may be gone before.
     if rec.kind() == Kind::Directory && !tree.quotas.is_empty() {
         // One that this draft makes has none yet.
-        let payer = tree.peek(entry.ino).and_then(|inode| inode.payer);
+        let payer = tree.peek(ino).and_then(|inode| inode.payer);
         rec.links = Links::One { parent: payer.unwrap_or(ROOT), name: name.into() };
     }
     parent.size -= 1;
@@ -540,16 +540,16 @@ pub(super) fn drop_name(
         rec.nlink -= 1;
     }
     if rec.links == Links::Many {
-        draft.batch.delete(keys::link(entry.ino, dir, name));
+        draft.batch.delete(keys::link(ino, dir, name));
     }
     if rec.nlink == 0 {
         if let Some(at) = rec.expires {
-            draft.batch.delete(keys::expiry(at.secs(), entry.ino));
+            draft.batch.delete(keys::expiry(at.secs(), ino));
         }
-        draft.unlinked(entry.ino);
+        draft.unlinked(ino);
     }
     draft.inode(dir, parent);
-    draft.inode(entry.ino, rec);
+    draft.inode(ino, rec);
     draft.entry(dir, name, None);
     Ok(())
 }

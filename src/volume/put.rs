@@ -18,7 +18,7 @@ use super::draft::{Draft, Recorded};
 use super::file::pieces;
 use super::framed::{Framed, FramedFile};
 use super::names::{draft_record, drafted, drop_name};
-use super::tree::{Attributes, Tree};
+use super::tree::{Attributes, Child, Tree};
 use super::types::*;
 use super::writeback::PATCH_LIMIT;
 use super::xattr::attributes;
@@ -26,7 +26,7 @@ use super::{Volume, check_name};
 use crate::cache::{self, Base, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Codec, Dentry, Ino, InodeRecord, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::format::{Codec, Ino, InodeRecord, Kind, Links, PageNo, ROOT, encode, keys};
 use crate::shelf;
 
 /// The most changes of one batch. Their records are in memory together, also with the least of it.
@@ -271,7 +271,7 @@ impl Volume {
             {
                 return Err(Error::Invalid("a key cannot be moved to itself".into()).into());
             }
-            plan.drop(tree, dir, name, (ino, kind), now)?;
+            plan.drop(tree, dir, name, ino, now)?;
         }
         let (ino, new) = match &change.to {
             To::Nothing { .. } => return Ok(there),
@@ -281,8 +281,8 @@ impl Volume {
                 let Some((from_dir, from_name)) = self.walk(tree, plan, caller, from, false, now)? else {
                     return Err(Error::NotFound.into());
                 };
-                let (ino, kind) = plan.find(tree, from_dir, from_name)?.ok_or(Error::NotFound)?;
-                plan.drop(tree, from_dir, from_name, (ino, kind), now)?;
+                let (ino, _) = plan.find(tree, from_dir, from_name)?.ok_or(Error::NotFound)?;
+                plan.drop(tree, from_dir, from_name, ino, now)?;
                 plan.events.push(Event::Inode(ino));
                 // The expiry that it had was that of its old name.
                 let mut rec = draft_record(tree, &plan.draft, ino)?;
@@ -500,7 +500,7 @@ impl Volume {
             let mut dir = ROOT;
             for name in check_path(path)? {
                 match tree.find(dir, name)? {
-                    Some(Dentry { ino, kind: Kind::Directory, .. }) => dir = ino,
+                    Some(Child { ino, kind: Kind::Directory }) => dir = ino,
                     _ => break,
                 }
             }
@@ -595,16 +595,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Removes a name.
-    fn drop(
-        &mut self,
-        tree: &mut Tree,
-        dir: Ino,
-        name: &'a [u8],
-        (ino, kind): (Ino, Kind),
-        now: Time,
-    ) -> Step<()> {
-        let entry = Dentry { name: name.into(), ino, kind, slot: 0 };
-        drop_name(tree, &mut self.draft, dir, name, &entry, now)?;
+    fn drop(&mut self, tree: &mut Tree, dir: Ino, name: &'a [u8], ino: Ino, now: Time) -> Step<()> {
+        drop_name(tree, &mut self.draft, dir, name, ino, now)?;
         self.names.insert((dir, name), None);
         self.events.push(Event::Entry { dir, name: name.into() });
         if self.draft.record(ino).is_some_and(|rec| rec.nlink > 0) {

@@ -73,6 +73,13 @@ pub(super) struct Extents {
     pub records: Vec<(PageNo, PageRecord)>,
 }
 
+/// What an entry names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Child {
+    pub ino: Ino,
+    pub kind: Kind,
+}
+
 /// The entries of a directory that are in memory, by cookie.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
@@ -146,6 +153,12 @@ impl Entries {
         self.weight + window + self.hashes.len() * 2 * size_of::<u64>()
     }
 
+    fn find(&self, hash: u64, name: &[u8]) -> Option<&Dentry> {
+        let named = |entry: &&Dentry| *entry.name == *name;
+        // Nearly always the first of its hash.
+        self.by_cookie.get(&cookie(hash, 0)).filter(named).or_else(|| self.bucket(hash).find(named))
+    }
+
     fn bucket(&self, hash: u64) -> impl Iterator<Item = &Dentry> {
         self.by_cookie.range(cookie(hash, 0)..cookie(hash + 1, 0)).map(|(_, entry)| entry)
     }
@@ -191,6 +204,41 @@ impl Inode {
 
     pub fn is_removed_dir(&self) -> bool {
         self.is_dir() && self.rec.nlink == 0
+    }
+
+    /// Refuses what is no directory, and one that was removed: it has nothing in it and takes nothing in.
+    fn check_directory(&self) -> Step<()> {
+        match (self.is_dir(), self.rec.nlink) {
+            (false, _) => Err(Error::NotADirectory.into()),
+            (true, 0) => Err(Error::NotFound.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a name in this directory, whose number is `dir`, stands for; `None` when there is no such entry.
+    pub fn find(&self, dir: Ino, name: &[u8]) -> Step<Option<Child>> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong.into());
+        }
+        self.check_directory()?;
+        self.find_anywhere(dir, name)
+    }
+
+    /// [`Inode::find`], also in a directory that was removed with its entries.
+    fn find_anywhere(&self, dir: Ino, name: &[u8]) -> Step<Option<Child>> {
+        let hash = hash_of(name);
+        if let Some(entries) = &self.entries {
+            if let Some(entry) = entries.find(hash, name) {
+                return Ok(Some(Child { ino: entry.ino, kind: entry.kind }));
+            }
+            if entries.complete || entries.hashes.contains(&hash) {
+                return Ok(None);
+            }
+        }
+        if self.rec.size == 0 {
+            return Ok(None);
+        }
+        Err(Pause::Wait(Need::Entry(dir, name.into())))
     }
 }
 
@@ -326,14 +374,11 @@ impl Tree {
         }
     }
 
-    /// A directory in memory. One that was removed has nothing in it and takes nothing in.
+    /// A directory in memory.
     pub fn directory(&mut self, ino: Ino) -> Step<&mut Inode> {
         let inode = self.get(ino)?;
-        match (inode.is_dir(), inode.rec.nlink) {
-            (false, _) => Err(Error::NotADirectory.into()),
-            (true, 0) => Err(Error::NotFound.into()),
-            _ => Ok(inode),
-        }
+        inode.check_directory()?;
+        Ok(inode)
     }
 
     /// A regular file in memory.
@@ -422,31 +467,14 @@ impl Tree {
         self.inodes.iter().filter(|(_, inode)| inode.dirty).map(|(ino, _)| *ino).collect()
     }
 
-    /// The entry of a name, `None` when there is none.
-    pub fn find(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Dentry>> {
-        if name.len() > NAME_MAX {
-            return Err(Error::NameTooLong.into());
-        }
-        self.directory(dir)?;
-        self.find_anywhere(dir, name)
+    /// What a name in a directory stands for, `None` when there is no such entry.
+    pub fn find(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Child>> {
+        self.get(dir)?.find(dir, name)
     }
 
     /// [`Tree::find`], also in a directory that was removed with its entries.
-    pub fn find_anywhere(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Dentry>> {
-        let hash = hash_of(name);
-        let inode = self.get(dir)?;
-        if let Some(entries) = &inode.entries {
-            if let Some(entry) = entries.bucket(hash).find(|entry| *entry.name == *name) {
-                return Ok(Some(entry.clone()));
-            }
-            if entries.complete || entries.hashes.contains(&hash) {
-                return Ok(None);
-            }
-        }
-        if inode.rec.size == 0 {
-            return Ok(None);
-        }
-        Err(Pause::Wait(Need::Entry(dir, name.into())))
+    pub fn find_anywhere(&mut self, dir: Ino, name: &[u8]) -> Step<Option<Child>> {
+        self.get(dir)?.find_anywhere(dir, name)
     }
 
     /// The bucket that a name belongs to. [`Tree::find`] of the name has succeeded before.

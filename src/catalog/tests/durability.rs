@@ -188,13 +188,16 @@ fn whoever_waits_for_room_on_a_full_disk_is_told() {
     let catalog = bench.open();
     bench.disk.0.full.store(true, SeqCst);
     let told = (1..100_000).find_map(|n| {
-        if !catalog.has_room() {
-            return Some(catalog.wait_for_room());
+        if !catalog.has_room()
+            && let Err(error) = catalog.wait_for_room()
+        {
+            return Some(error);
         }
         catalog.apply(numbered(n)).unwrap();
         None
     });
-    assert!(matches!(told, Some(Err(Error::NoSpace))), "{told:?}");
+    assert!(matches!(told, Some(Error::NoSpace)), "{told:?}");
+    assert!(catalog.is_short());
 }
 
 #[test]
