@@ -273,6 +273,7 @@ fn clear_and_cleanup_say_first_what_they_would_do() {
         shell.ends(0, &["set", "a/b"], &lines(1000));
         shell.ends(0, &["set", "c"], b"x");
         assert!(shell.text(&["clear", "--dry-run"]).starts_with("2 keys would be removed"));
+        assert_eq!(shell.json(&["clear", "--dry-run", "--json"]), [serde_json::json!({"keys": 2})]);
         assert_eq!(shell.text(&["ls"]), "a/b\nc\n");
         shell.ends(0, &["clear", "--yes"], b"");
         assert_eq!(shell.text(&["ls"]), "");
@@ -413,6 +414,13 @@ fn settings_are_shown_and_changed_and_what_a_mount_would_refuse_is_refused() {
         assert!(all.contains("commit-interval = \"5s\"\n"), "{all}");
         // From the environment, which the mount had as well.
         assert_eq!(shell.text(&["config", "cache-size-limit"]), "16MiB\n");
+        let object = shell.json(&["config", "--json"]).remove(0);
+        assert_eq!(
+            (&object["commit-interval"], &object["cache-size-limit"]),
+            (&"5s".into(), &"16MiB".into())
+        );
+        let one = serde_json::json!({"commit-interval": "5s"});
+        assert_eq!(shell.json(&["config", "--json", "commit-interval"]), [one]);
         std::fs::write(&file, "# mine\ncommit-interval = \"9s\" # often\n").unwrap();
         shell.ends(0, &["config", "storage-compression", "zstd:3"], b"");
         let text = std::fs::read_to_string(&file).unwrap();

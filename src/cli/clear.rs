@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use larder::error::{Error, Result};
+use serde_json::json;
 
 use super::at::{At, EXIT, NO, YES};
 use super::output::to_output;
@@ -22,6 +23,9 @@ pub struct Clear {
     /// Say how many keys there are, and remove none
     #[arg(long)]
     dry_run: bool,
+    /// As a JSON object
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 impl Clear {
@@ -29,7 +33,10 @@ impl Clear {
         let store = self.at.open(false)?;
         let count = || store.keys("").try_fold(0u64, |count, key| key.map(|_| count + 1));
         if self.dry_run {
-            say!("{} keys would be removed from {}", count()?, store.path().display())?;
+            match self.json {
+                true => say!("{}", json!({ "keys": count()? }))?,
+                false => say!("{} keys would be removed from {}", count()?, store.path().display())?,
+            }
             store.close()?;
             return Ok(YES);
         }

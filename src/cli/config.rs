@@ -6,6 +6,7 @@ use larder::config::{CHANGEABLE, FILE_NAME, NAMES, Settings};
 use larder::control::{Request, ask_with};
 use larder::error::{Error, Result};
 use larder::mount::table;
+use serde_json::json;
 use toml_edit::DocumentMut;
 
 use super::at::{At, EXIT, NO, YES};
@@ -26,6 +27,9 @@ pub struct Config {
     name: Option<String>,
     /// What to set it to
     value: Option<String>,
+    /// Show as a JSON object
+    #[arg(long, conflicts_with_all = ["value", "unset"])]
+    json: bool,
     /// Take the setting out of larder.toml, so that the default applies
     #[arg(long, requires = "name", conflicts_with = "value")]
     unset: bool,
@@ -38,20 +42,32 @@ impl Config {
         if !store.join("FORMAT").exists() {
             return Err(Error::store(&path, "neither a store nor a mount point"));
         }
-        let Some(name) = self.name else {
+        let effective = || {
             let text = effective(&store, point.as_deref())?;
-            return to_output(|out| out.write_all(text.as_bytes())).map(|()| YES);
+            let table: toml::Table =
+                text.parse().map_err(|error| Error::Config(format!("the settings of the mount: {error}")))?;
+            Ok::<_, Error>((text, table))
+        };
+        let Some(name) = self.name else {
+            let (text, table) = effective()?;
+            match self.json {
+                true => say!("{}", json!(table))?,
+                false => to_output(|out| out.write_all(text.as_bytes()))?,
+            }
+            return Ok(YES);
         };
         if !NAMES.contains(&name.as_str()) {
             let names = NAMES.join(", ");
             return Err(Error::Config(format!("{name}: no such setting; there are {names}")));
         }
         if self.value.is_none() && !self.unset {
-            let table: toml::Table = effective(&store, point.as_deref())?
-                .parse()
-                .map_err(|error| Error::Config(format!("the settings of the mount: {error}")))?;
-            let value = table.get(&name).and_then(toml::Value::as_str).unwrap_or_default();
-            return to_output(|out| writeln!(out, "{value}")).map(|()| YES);
+            let (_, mut table) = effective()?;
+            table.retain(|other, _| *other == name);
+            match self.json {
+                true => say!("{}", json!(table))?,
+                false => say!("{}", table.get(&name).and_then(toml::Value::as_str).unwrap_or_default())?,
+            }
+            return Ok(YES);
         }
         let text = Settings::read_file(&store)?.unwrap_or_default();
         let file = store.join(FILE_NAME);
