@@ -100,8 +100,8 @@ impl Inner {
         self.active_bytes.load(Relaxed) + self.frozen_bytes.load(Relaxed)
     }
 
-    /// Whether the last checkpoint found the disk full. Then half a table more is taken: those who add are refused
-    /// ([`super::Engine::is_short`]), and may have filled it before that was known; what is deleted must be noted nevertheless.
+    /// Whether a checkpoint has found the disk full, and none has succeeded since. Then half a table more is taken, for what is
+    /// deleted: those who add are refused once they have filled the two ([`super::Engine::is_short`]).
     pub fn is_stuck(&self) -> bool {
         self.emergency_limit.load(Relaxed) > 0
     }
@@ -216,12 +216,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Takes the room that is kept for a full disk, and that of the journal's next file.
+    fn secure(&self) -> Result<()> {
+        let mut maintenance = self.maintenance.lock();
+        self.commits.check()?;
+        self.reserve.hold()?;
+        self.prepare(&mut maintenance, 1)
+    }
+
     /// Makes sure that at least `least` files are ready.
     fn prepare(&self, maintenance: &mut Maintenance, least: usize) -> Result<()> {
         while self.writer.lock().ready.len() < least {
             let file = maintenance.prepare(&self.directory)?;
             self.writer.lock().ready.push_back(file);
         }
+        self.cramped.store(false, Relaxed);
         Ok(())
     }
 
@@ -265,16 +274,13 @@ pub(super) fn run(inner: &Inner) {
         };
         let result = match checkpoint {
             true => inner.checkpoint(&inner.before_checkpoint),
-            false => {
-                let mut maintenance = inner.maintenance.lock();
-                inner
-                    .commits
-                    .check()
-                    .and_then(|()| inner.reserve.hold())
-                    .and_then(|()| inner.prepare(&mut maintenance, 1))
-            }
+            false => inner.secure(),
         };
         if let Err(error) = result {
+            // What room there is, less than a checkpoint needs, is for those who delete.
+            if checkpoint && matches!(error, Error::NoSpace) {
+                let _ = inner.secure();
+            }
             log::warn!("the catalog's checkpoint or the journal's next file: {error}");
             let mut work = inner.work.lock();
             if checkpoint {

@@ -156,7 +156,7 @@ fn in_order(files: &[Vec<u8>], reached: u64, (applied, last): &(Vec<Changes>, u6
     for (changes, payload) in applied.iter().zip(row) {
         let there = journal::read_batch(&payload).map(|batch| batch.changes);
         assert_eq!(there.as_ref(), Some(changes), "another batch than that of the row");
-        let batch = Batch { changes: changes.clone() };
+        let batch = Batch { changes: changes.clone(), adds: false };
         let mut draft = journal::batch(&batch).expect("a batch that was read fits a record");
         let bytes = draft.finish(4, 5, 2);
         let again = journal::parse(bytes, 4).expect("a record that was written");

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -81,6 +81,8 @@ pub(super) struct Inner {
     pub journal_limit: u64,
     pub active_bytes: AtomicUsize,
     pub frozen_bytes: AtomicUsize,
+    /// Whether the journal has refused something that adds, and no file was ready since.
+    pub cramped: AtomicBool,
     /// Bytes of both tables that are taken while checkpoints find the disk full; 0 while they do not.
     pub emergency_limit: AtomicUsize,
     last_batch: AtomicU64,
@@ -203,6 +205,7 @@ impl LocalCatalog {
             journal_limit: FILES * file_len,
             active_bytes: AtomicUsize::new(0),
             frozen_bytes: AtomicUsize::new(0),
+            cramped: AtomicBool::new(false),
             emergency_limit: AtomicUsize::new(0),
             last_batch: AtomicU64::new(last),
             batches: AtomicU64::new(0),
@@ -247,8 +250,12 @@ impl Inner {
     pub fn append(&self, writer: &mut Writer, draft: &mut journal::Draft) -> Result<u64> {
         self.commits.check()?;
         let mut result = writer.append(draft);
-        if matches!(result, Err(Error::NoSpace)) && writer.broken.is_none() && self.reserve.release() {
-            result = writer.append(draft);
+        if matches!(result, Err(Error::NoSpace)) && writer.broken.is_none() {
+            if draft.adds {
+                self.cramped.store(true, Relaxed);
+            } else if self.reserve.release() {
+                result = writer.append(draft);
+            }
         }
         if let Some(why) = &writer.broken {
             self.commits.poison(why);
@@ -362,8 +369,9 @@ impl Engine for LocalCatalog {
     }
 
     fn is_short(&self) -> bool {
-        let stuck = self.inner.is_stuck();
-        let short = stuck || !self.inner.reserve.held();
+        // Those who add have two tables, also while no checkpoint succeeds.
+        let stuck = self.inner.is_stuck() && self.inner.table_bytes() >= 2 * self.inner.table_limit;
+        let short = stuck || self.inner.cramped.load(Relaxed) || !self.inner.reserve.held();
         if short {
             self.inner.ask(stuck);
         }

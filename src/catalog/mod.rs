@@ -50,6 +50,9 @@ pub type Value = Vec<u8>;
 pub struct Batch {
     /// Keys with their new values; `None` deletes.
     pub changes: Vec<(Key, Option<Value>)>,
+    /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
+    /// what was accepted before.
+    pub adds: bool,
 }
 
 impl Batch {

@@ -1,7 +1,8 @@
 //! Room that is kept for a full disk: without it a store that is full could not even note that something was deleted.
 //!
 //! The file `reserve` takes room and holds nothing. When the journal or a checkpoint meets a full disk, it is emptied and
-//! they go on; until it could be filled again the catalog says that it is short, and takes only what makes room.
+//! they go on, but with what adds; until it could be filled again the catalog says that it is short, and takes only what
+//! makes room.
 
 use std::path::PathBuf;
 use std::sync::Arc;

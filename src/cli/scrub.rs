@@ -101,13 +101,14 @@ impl Scrub {
             progress.frames += part.frames;
             progress.bytes += part.bytes;
             bar.set_position(progress.bytes);
-            bar.suspend(|| part.hurt.iter().try_for_each(|hurt| self.tell(hurt)))?;
+            let told = bar.suspend(|| part.hurt.iter().try_for_each(|hurt| self.tell(hurt)));
             let new = !part.hurt.is_empty();
             progress.hurt.extend(part.hurt);
             if progress.next.is_some() && (new || noted.elapsed() >= NOTED) {
                 note(file, progress)?;
                 noted = Instant::now();
             }
+            told?;
             if rate > 0 && progress.next.is_some() {
                 let due = Duration::from_secs_f64((progress.bytes - already) as f64 / rate as f64);
                 std::thread::sleep(due.saturating_sub(begun.elapsed()));

@@ -96,6 +96,11 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// Of a change that adds something: one behind [`Volume::ready_to_add`].
+    pub fn adding() -> Draft {
+        Draft { batch: Batch { adds: true, ..Batch::default() }, ..Draft::default() }
+    }
+
     /// A new inode; its number has been given to no other.
     pub fn birth(&mut self, ino: Ino, mut rec: InodeRecord, attributes: Attributes) {
         rec.xattrs = attributes.len() as u32;

@@ -421,7 +421,7 @@ impl Volume {
 
     /// What is left of fallocate(2) once a range is clear: room, size and times.
     fn reserve_range(&self, ino: Ino, len: u64, end: u64, keep: bool, clear: bool) -> Step<()> {
-        self.ready()?;
+        if clear { self.ready() } else { self.ready_to_add() }?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let inode = tree.file(ino)?;

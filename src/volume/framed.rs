@@ -65,7 +65,7 @@ impl Volume {
         if !is_framed.contains(&true) {
             return Ok(None);
         }
-        self.ready()?;
+        self.ready_to_add()?;
         let storing = self.storing.read();
         let (jobs, class, waiting) = self.plan_frames(caller, changes, is_framed)?;
         let mut framed = Framed {

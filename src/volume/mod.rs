@@ -18,7 +18,7 @@
 //! 2. `storing`: shared from a frame's append, or from when its inode got its number, to its batch; exclusive to find dead
 //!    segments, and numbers that no inode has.
 //! 3. `tree`: what is in memory of the tree, and the order of batches. Never held over disk I/O; the
-//!    journal's write(2), into the system's page cache, is the one system call under it.
+//!    journal's write(2), into the system's page cache, and what makes room for it are the system calls under it.
 //! 4. the cache's, the engine's and the segments' own locks. None of these rooms calls back.
 //!
 //! `house`, `read_only`, `listener`, `threads`, `lock`, `uses`, `pins` and `uncompactable` are leaves.

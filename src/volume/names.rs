@@ -198,7 +198,7 @@ impl Volume {
             return Err(self.taken(&mut tree, there.ino, now));
         }
         let kind = Kind::of_mode(mode);
-        let mut draft = Draft::default();
+        let mut draft = Draft::adding();
         let ttl = self.ttl_in(&mut tree, &draft, dir)?;
         let parent = tree.directory(dir)?;
         let attributes = attributes(dir, parent)?;
@@ -292,7 +292,7 @@ impl Volume {
             return Err(Error::CrossesQuota.into());
         }
         let mut parent = tree.directory(dir)?.rec.clone();
-        let mut draft = Draft::default();
+        let mut draft = Draft::adding();
         if let Links::One { parent, name } = std::mem::replace(&mut rec.links, Links::Many) {
             draft.batch.put(keys::link(ino, parent, &name), Vec::new());
         }
@@ -411,7 +411,10 @@ impl Volume {
         {
             self.check_payer(&mut tree, target.ino, new_dir, dir)?;
         }
-        let mut draft = Draft::default();
+        let mut draft = match how {
+            Rename::Whiteout { .. } => Draft::adding(),
+            _ => Draft::default(),
+        };
         if how == Rename::Exchange
             && let Some(target) = target
         {

@@ -213,10 +213,12 @@ impl Volume {
         changes: &[Change<'_>],
         mut framed: Option<Framed<'_, '_>>,
     ) -> Step<(Vec<bool>, Vec<Event>)> {
-        self.ready()?;
+        let adds = changes.iter().any(|change| !matches!(change.to, To::Nothing { .. }));
+        if adds { self.ready_to_add() } else { self.ready() }?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
         let mut plan = Plan::new(&tree);
+        plan.draft.batch.adds = adds;
         let mut there = Vec::with_capacity(changes.len());
         for (n, change) in changes.iter().enumerate() {
             let file = framed.as_ref().and_then(|framed| framed.file(n));
@@ -494,7 +496,7 @@ impl Volume {
     /// got a name. Waits.
     pub fn make_unnamed(&self, caller: &Caller, path: &[u8], new: &NewFile) -> Result<Ino> {
         self.run(|volume| {
-            volume.ready()?;
+            volume.ready_to_add()?;
             let mut tree = volume.tree.lock();
             let now = tree.now(&volume.clock);
             let mut dir = ROOT;
@@ -504,7 +506,7 @@ impl Volume {
                     _ => break,
                 }
             }
-            let mut draft = Draft::default();
+            let mut draft = Draft::adding();
             let ttl = volume.ttl_in(&mut tree, &draft, dir)?;
             let parent = tree.directory(dir)?;
             let there = attributes(dir, parent)?;

@@ -32,7 +32,7 @@ impl Volume {
         self.work_off_releases()?;
         let _owners = self.owners.lock();
         for _ in 0..SHARE_TRIES {
-            self.run(|volume| volume.ready())?;
+            self.run(|volume| volume.ready_to_add())?;
             // Both in frames: what is in memory of the target is about to be replaced.
             self.flush_file(from)?;
             self.flush_file(to)?;
@@ -81,7 +81,7 @@ impl Volume {
                     continue;
                 }
             }
-            let mut draft = Draft::default();
+            let mut draft = Draft::adding();
             if !source.shared && !sources.is_empty() {
                 source.shared = true;
                 draft.inode(from, source);

@@ -341,7 +341,7 @@ impl Volume {
             (true, false) => rec.xattrs -= 1,
             _ => {}
         }
-        let mut draft = Draft::default();
+        let mut draft = if value.is_some() { Draft::adding() } else { Draft::default() };
         draft.batch.changes.push((keys::xattr(ino, name), value.clone()));
         draft.inode(ino, rec);
         self.commit(tree, draft)?;

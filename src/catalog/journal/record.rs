@@ -63,6 +63,8 @@ impl Record<'_> {
 pub(in crate::catalog) struct Draft {
     bytes: Vec<u8>,
     payload: usize,
+    /// As [`Batch::adds`] says.
+    pub adds: bool,
 }
 
 impl Draft {
@@ -77,7 +79,7 @@ impl Draft {
         bytes[8..11].copy_from_slice(&MAGIC);
         bytes[11] = kind as u8;
         bytes[12..16].copy_from_slice(&(payload as u32).to_le_bytes());
-        Ok(Draft { bytes, payload })
+        Ok(Draft { bytes, payload, adds: false })
     }
 
     /// Bytes that it takes in the file.
@@ -108,7 +110,7 @@ pub(in crate::catalog) fn batch(batch: &Batch) -> Result<Draft> {
             bytes.extend_from_slice(value);
         }
     }
-    Draft::new(Kind::Batch, bytes)
+    Ok(Draft { adds: batch.adds, ..Draft::new(Kind::Batch, bytes)? })
 }
 
 /// The record of a mark.

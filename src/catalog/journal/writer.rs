@@ -8,11 +8,8 @@ use super::file::JournalFile;
 use super::record::{Draft, HEADER};
 use crate::error::{Error, Result};
 
-/// Records that are no longer than this are small, as those of most who delete.
-const SMALL: u64 = 16 << 10;
-
-/// Room that a larger one leaves behind it, in its file while no other is ready: for the small ones of those who delete, should
-/// the disk be full then.
+/// Room that is left behind what adds, and taken behind what is longer than this and goes beyond the room that was made ready:
+/// for those who delete, should the disk be full then.
 const MARGIN: u64 = 64 << 10;
 
 /// The end of the journal. Whoever holds it decides the order of everything.
@@ -63,7 +60,8 @@ impl Writer {
             self.advance();
         }
         let file = &self.current;
-        if size > SMALL && self.ready.is_empty() && self.offset + size + MARGIN > file.len() {
+        let margin = if draft.adds && self.ready.is_empty() { MARGIN } else { 0 };
+        if (draft.adds || size > MARGIN) && self.offset + size + margin > file.len() {
             self.grow(size)?;
         }
         let seq = self.next;
@@ -73,9 +71,18 @@ impl Writer {
             // A torn record is no record; but one that came through whole must not stay. What lies in the room that was
             // made ready is written over, what lies behind it is cut off: a full disk allows both.
             let ready = file.len().saturating_sub(self.offset).min(HEADER as u64) as usize;
+            let cut = || {
+                file.file.set_len(self.offset)?;
+                file.len.store(self.offset, Ordering::Relaxed);
+                std::io::Result::Ok(())
+            };
             let undone = match [0; HEADER].get(..ready).filter(|zeros| !zeros.is_empty()) {
-                Some(zeros) => file.file.write_all_at(zeros, self.offset),
-                None => file.file.set_len(self.offset),
+                Some(zeros) => match file.file.write_all_at(zeros, self.offset) {
+                    // Where the disk cannot reserve, that room was none.
+                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull => cut(),
+                    written => written,
+                },
+                None => cut(),
             };
             if let Err(second) = undone {
                 self.broken = Some(format!("{what} failed ({error}), and so did undoing it ({second})"));
@@ -94,9 +101,9 @@ impl Writer {
         Ok(seq)
     }
 
-    /// Takes room for a large record, as no file is ready that has it.
+    /// Takes room for a record, as no file is ready that has it, and behind it, for some more that add.
     fn grow(&self, size: u64) -> Result<()> {
-        let (file, len) = (&self.current, size + MARGIN);
+        let (file, len) = (&self.current, size + 2 * MARGIN);
         file.file.allocate(self.offset, len).map_err(|error| {
             // A part may have been had, which others need more; where that fails, it is in nobody's way.
             let _ = file.file.set_len(file.len());
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_large_record_small_ones_find_room_though_others_have_filled_the_disk() {
+    fn behind_what_adds_and_what_is_large_others_find_room_though_the_disk_is_full() {
         let disk = FaultyDisk::new(1);
         disk.create_dir_all(Path::new("/journal")).unwrap();
         let directory = Directory::open(Arc::new(disk.clone()), "/journal".into(), 1 << 16).unwrap();
@@ -172,14 +179,23 @@ mod tests {
         writer.append(&mut put(100)).unwrap();
         writer.append(&mut put(200_000)).unwrap();
         disk.fail(Kind::Any, 0, Fault::Full);
-        for _ in 0..300 {
-            writer.append(&mut put(100)).unwrap();
-        }
-        // Other large ones are refused, also where they would find that room, and take nothing of it.
-        for len in [200_000, 20_000] {
-            assert!(matches!(writer.append(&mut put(len)), Err(Error::NoSpace)));
-        }
-        assert_eq!(writer.append(&mut put(100)).unwrap(), 303);
+        assert!(matches!(writer.append(&mut put(200_000)), Err(Error::NoSpace)));
+        let adding = |len| {
+            let mut draft = put(len);
+            draft.adds = true;
+            draft
+        };
+        let fits = |writer: &mut Writer, draft: &dyn Fn() -> Draft| {
+            (0..).find(|_| writer.append(&mut draft()).is_err()).unwrap() as u64
+        };
+        let added = fits(&mut writer, &|| adding(100));
+        assert!(added > 300, "{added} fitted");
+        assert!(matches!(writer.append(&mut adding(20_000)), Err(Error::NoSpace)));
+        let others = fits(&mut writer, &|| put(100));
+        assert!(others * put(100).size() as u64 >= MARGIN - 4096, "{others} fitted");
+        assert_eq!(writer.last(), 2 + added + others);
         assert!(writer.broken.is_none());
+        disk.heal();
+        writer.append(&mut adding(20_000)).unwrap();
     }
 }

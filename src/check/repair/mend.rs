@@ -168,7 +168,7 @@ impl<'a> Mend<'a> {
     pub fn write(&mut self) -> Result<()> {
         // Ahead of the batch: what it deletes is kept before.
         self.aside.write()?;
-        let batch = Batch { changes: std::mem::take(&mut self.changes).into_iter().collect() };
+        let batch = Batch { changes: std::mem::take(&mut self.changes).into_iter().collect(), adds: false };
         self.bytes = 0;
         if batch.is_empty() {
             return Ok(());
