@@ -534,3 +534,85 @@ fn a_command_that_cannot_write_what_it_has_to_say_tells_so() {
         }
     });
 }
+
+#[test]
+fn a_lock_is_held_until_its_command_has_ended_though_larder_itself_was_killed() {
+    with_a_store(|shell| {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut command = shell.command(&["lock", "key", "--", "sh", "-c", "echo begun; read line; exit 0"]);
+        let mut child = command.stdin(reader).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(shell.run(&["lock", "-n", "key", "--", "true"], b"").status.code(), Some(1));
+        writer.write_all(b"go on\n").unwrap();
+        drop(writer);
+        shell.ends(0, &["lock", "key", "--", "true"], b"");
+    });
+}
+
+#[test]
+fn a_file_is_written_whole_or_left_as_it_was_also_when_it_is_what_is_read() {
+    with_a_store(|shell| {
+        let path = |name: &str| shell.dir.join(name);
+        let text = lines(1000);
+        std::fs::write(path("same"), &text).unwrap();
+        shell.ends(0, &["compress", "same", "-o", "same"], b"");
+        assert!(std::fs::read(path("same")).unwrap() != text);
+        shell.ends(0, &["decompress", "same", "-o", "same"], b"");
+        assert!(std::fs::read(path("same")).unwrap() == text);
+        std::fs::write(path("kept"), "old").unwrap();
+        std::fs::write(path("wrong"), "nothing that was compressed").unwrap();
+        shell.ends(2, &["decompress", "wrong", "-o", "kept"], b"");
+        assert_eq!(std::fs::read(path("kept")).unwrap(), b"old");
+        // Through a symbolic link, with the permissions that it has.
+        std::os::unix::fs::symlink("kept", path("link")).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(path("kept"), private).unwrap();
+        shell.ends(0, &["set", "key"], &text);
+        shell.ends(0, &["get", "key", "-o", "link"], b"");
+        assert!(std::fs::read(path("kept")).unwrap() == text);
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::symlink_metadata(path("kept")).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        shell.ends(0, &["get", "key", "-o", "/dev/null"], b"");
+        let names = std::fs::read_dir(&shell.dir).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.filter(|name| name.to_string_lossy().starts_with('.')).count(), 0);
+    });
+}
+
+#[test]
+fn a_store_that_a_command_makes_is_its_owners_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
+    shell.ends(0, &["set", "key", "--create", "--value", "secret"], b"");
+    let mut left = vec![shell.store.clone()];
+    while let Some(path) = left.pop() {
+        let metadata = std::fs::metadata(&path).unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&metadata);
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
+#[test]
+fn through_a_mount_that_is_read_only_no_command_changes_anything() {
+    let Some(mounted) = Mounted::with(&["--cache-size-limit", "16MiB", "-o", "ro"]) else { return };
+    let shell = Shell { store: mounted.point(), dir: mounted.beside("work") };
+    for arguments in [
+        &["set", "key", "--value", "x"][..],
+        &["rm", "key"],
+        &["clear", "--yes"],
+        &["align"],
+        &["touch", "key"],
+    ] {
+        let output = shell.run(arguments, b"");
+        assert_eq!(output.status.code().map(|code| code > 0), Some(true), "{arguments:?}");
+    }
+    let refused = shell.run(&["set", "key", "--value", "x"], b"");
+    assert!(stderr(&refused).contains("read-only"), "{}", stderr(&refused));
+    shell.ends(1, &["exists", "key"], b"");
+    shell.ends(0, &["align", "--dry-run"], b"");
+}

@@ -7,7 +7,7 @@ use larder::error::{Error, Result};
 use larder::store::{Codec, compress_stream, decompress_stream};
 
 use super::at::{EXIT, YES};
-use super::output::to_output;
+use super::output::{to_file, to_output};
 
 /// Compress stdin to stdout, checksummed and such that `larder decompress` needs to be told nothing
 #[derive(clap::Args)]
@@ -69,11 +69,7 @@ fn copy(
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => Err(source),
             done => done.map(drop).map_err(std::io::Error::other),
         })?,
-        Some(path) => {
-            let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(path);
-            let mut to = opened.map_err(Error::io(format!("opening {}", path.display())))?;
-            work(&mut *from, &mut to)?;
-        }
+        Some(path) => to_file(path, |to| work(&mut *from, to).map(drop))?,
     }
     Ok(YES)
 }

@@ -151,7 +151,7 @@ fn handle(
 ) -> Result<serde_json::Value> {
     match request {
         Request::Status => mounted.figures(volume),
-        Request::Keys { .. } => Ok(larder::store::remote::answer(volume, client)),
+        Request::Keys { .. } => Ok(larder::store::remote::answer(volume, client, mounted.read_only)),
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
         Request::Backup { .. } => {
             let dest = Path::new(std::ffi::OsStr::from_bytes(&client.body));

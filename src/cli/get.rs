@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use larder::error::{Error, Result};
 
 use super::at::{At, EXIT, YES, failed};
-use super::output::{to_output, unwrapped};
+use super::output::{to_file, to_output, unwrapped};
 
 /// Write the value of a key to stdout
 #[derive(clap::Args)]
@@ -28,13 +28,10 @@ impl Get {
         let got = store.reader(self.key.as_bytes()).and_then(|reader| reader.ok_or(Error::NotFound));
         let written = got.and_then(|mut reader| match &self.output {
             None => to_output(|output| std::io::copy(&mut reader, output).map(drop)),
-            Some(path) => {
-                let mut open = std::fs::OpenOptions::new();
-                let file = open.write(true).create(true).truncate(true).open(path);
+            Some(path) => to_file(path, |file| {
                 let what = format!("writing {}", path.display());
-                let mut file = file.map_err(|error| unwrapped(error, &what))?;
-                std::io::copy(&mut reader, &mut file).map(drop).map_err(|error| unwrapped(error, &what))
-            }
+                std::io::copy(&mut reader, file).map(drop).map_err(|error| unwrapped(error, &what))
+            }),
         });
         let code = written.map_or_else(|error| failed(&self.key, &error), |()| YES);
         store.close()?;

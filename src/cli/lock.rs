@@ -13,7 +13,8 @@ use super::at::{At, NO};
 /// Run a command while holding the lock on a key
 ///
 /// Others that ask for the lock wait: this command, the library, and in a mounted store holders of an flock(2)
-/// on the key's file, until the key is set anew. The key need not be there.
+/// on the key's file, until the key is set anew. The key need not be there. The lock is held until the command has ended, and
+/// whatever it has left running.
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: that of the command, 128 and the signal's number when one ended it; \
                         1 with --no-wait when another has the lock; 2 failed.")]
@@ -35,21 +36,18 @@ impl Lock {
         let key = Key::new(self.key.as_bytes())?;
         let path = self.at.path()?;
         let (dir, point) = table::find(&path)?;
-        let outcome = if point.is_some() {
-            let store = Store::connect(&path)?;
-            match self.no_wait {
-                true => store.try_lock(&key, || self.perform())?,
-                false => Some(store.lock(&key, || self.perform())?),
-            }
-        } else {
+        let lock = match point {
+            Some(_) => Store::connect(&path)?.key_lock(&key, !self.no_wait)?,
             // Not opened: the command will want to.
-            let lock = KeyLock::take(&dir, &key, !self.no_wait)?;
-            lock.map(|_lock| self.perform())
+            None => KeyLock::take(&dir, &key, !self.no_wait)?,
         };
-        outcome.unwrap_or_else(|| {
+        let Some(lock) = lock else {
             complain!("larder: {key}: another has the lock");
-            Ok(NO)
-        })
+            return Ok(NO);
+        };
+        // Whatever ends this process, the command may go on for a while.
+        lock.pass_on()?;
+        self.perform()
     }
 
     fn perform(&self) -> Result<u8> {

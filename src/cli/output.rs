@@ -1,8 +1,11 @@
 //! What the commands write to stdout and stderr. Whoever reads it may go away at any moment, as `head` does: that is no
 //! failure, and keeps no command from its work.
 
+use std::ffi::OsString;
 use std::fmt::Arguments;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use larder::error::{Error, Result};
 
@@ -34,6 +37,36 @@ pub fn complaint(text: Arguments<'_>) {
 pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let mut output = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
     written(work(&mut output).and_then(|()| output.flush()))
+}
+
+/// Writes a file: whoever looks at it, and whatever fails, finds what was there before or all that is new. What is no regular
+/// file, as a device, is written to.
+pub fn to_file(path: &Path, work: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let failed = |error| unwrapped(error, &format!("writing {}", path.display()));
+    let there = std::fs::metadata(path).ok();
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        return work(&mut OpenOptions::new().write(true).open(path).map_err(failed)?);
+    }
+    // Where a symbolic link leads.
+    let target = if there.is_some() { path.canonicalize().map_err(failed)? } else { path.to_owned() };
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let new = target.with_file_name(name);
+    let done = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).open(&new).map_err(failed)?;
+        if let Some(there) = there {
+            file.set_permissions(there.permissions()).map_err(failed)?;
+        }
+        work(&mut file)?;
+        std::fs::rename(&new, &target).map_err(failed)
+    })();
+    if done.is_err() {
+        // It may not have been made.
+        let _ = std::fs::remove_file(&new);
+    }
+    done
 }
 
 fn written(result: std::io::Result<()>) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{ErrorKind, Result};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,14 +12,19 @@ use nix::fcntl::{FallocateFlags, Flock, FlockArg, PosixFadviseAdvice, fallocate,
 
 use super::{File, Io, Lock, Room};
 
+/// Permissions of what is made: who may read a key is decided by its own, the store, where all of them lie, is its owner's alone.
+const OWNERS_FILE: u32 = 0o600;
+const OWNERS_DIRECTORY: u32 = 0o700;
+
 /// The real disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
 impl Io for RealDisk {
     fn open(&self, path: &Path, create: bool) -> Result<Arc<dyn File>> {
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).truncate(false).mode(OWNERS_FILE);
+        Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn File>> {
@@ -27,7 +32,7 @@ impl Io for RealDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        fs::create_dir_all(path)
+        fs::DirBuilder::new().recursive(true).mode(OWNERS_DIRECTORY).create(path)
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
@@ -59,7 +64,9 @@ impl Io for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> Result<Option<Lock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(OWNERS_FILE).open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(Box::new(lock))),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),

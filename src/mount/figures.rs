@@ -18,6 +18,8 @@ pub struct Mounted {
     pub counters: Arc<Counters>,
     /// Where it is mounted.
     pub point: PathBuf,
+    /// Whether nothing is to be changed through this mount (`-o ro`).
+    pub read_only: bool,
 }
 
 impl Mounted {

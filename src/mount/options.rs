@@ -99,6 +99,11 @@ impl Options {
         Ok(options)
     }
 
+    /// Whether nothing is to be changed through the mount.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(&MountOption::RO)
+    }
+
     fn set(&mut self, flag: MountOption) {
         let opposite = match flag {
             MountOption::RO => MountOption::RW,

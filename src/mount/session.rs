@@ -183,7 +183,8 @@ impl Session {
     /// Mounts. From its return on the kernel's requests queue up; [`Session::run`] answers them.
     /// `point` comes from [`check`].
     pub fn mount(volume: &Arc<Volume>, store: &Path, point: &Path, options: &Options) -> Result<Session> {
-        let mounted = Mounted { counters: Arc::default(), point: point.to_owned() };
+        let (point_of, read_only) = (point.to_owned(), options.is_read_only());
+        let mounted = Mounted { counters: Arc::default(), point: point_of, read_only };
         let adapter = Adapter::new(Arc::clone(volume), mounted.clone())
             .map_err(Error::io("starting the worker threads"))?;
         let kernel = adapter.kernel.clone();

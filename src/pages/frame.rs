@@ -170,6 +170,28 @@ pub fn find(bytes: &[u8], more: bool) -> (Vec<(usize, Header)>, usize) {
     (found, at)
 }
 
+/// The frames in what [`find`] has looked through that are not whole, as far as their headers can be read, each with where it
+/// begins: damaged, torn, or dead with a part of their room given back.
+pub fn broken(bytes: &[u8], whole: &[(usize, Header)], looked: usize) -> Vec<(usize, Header)> {
+    let mut broken = Vec::new();
+    let mut at = 0;
+    for (from, to) in
+        whole.iter().map(|(at, header)| (*at, at + header.len as usize)).chain([(looked, looked)])
+    {
+        while let Some(rest) = bytes.get(at..from).filter(|rest| !rest.is_empty()) {
+            match peek(rest) {
+                Some(header) if header.len as usize <= rest.len() => {
+                    broken.push((at, header));
+                    at += header.len as usize;
+                }
+                _ => at += zeros(rest).max(1),
+            }
+        }
+        at = to;
+    }
+    broken
+}
+
 fn without_level(codec: Codec) -> Codec {
     match codec {
         Codec::Lz4 | Codec::Auto => Codec::Lz4,

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Key;
@@ -19,7 +19,8 @@ use crate::error::{Error, Result};
 /// A held lock on a key; dropping it gives it back. [`Store::lock`](super::Store::lock) is what most want: this is for a store that is not
 /// open, so that others can open it meanwhile.
 pub struct KeyLock {
-    _file: File,
+    /// The lock is on these open files, and ends when they are closed.
+    files: Vec<File>,
     at_end: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -31,6 +32,25 @@ impl KeyLock {
     /// [`Error::Io`]: the store's lock file cannot be used; where there is none, there is no store.
     pub fn take(store: &Path, key: &Key, wait: bool) -> Result<Option<KeyLock>> {
         take(store, key, wait)
+    }
+
+    /// Lets the processes that are started from now on have the lock, too: it then ends with the last of them, also when this
+    /// one is killed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the system refused it.
+    pub fn pass_on(&self) -> Result<()> {
+        for file in &self.files {
+            fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))
+                .map_err(|errno| Error::io("passing a lock on")(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The lock is on this open file as well.
+    pub(super) fn add(&mut self, file: File) {
+        self.files.push(file);
     }
 
     /// Does this before the lock is given back.
@@ -69,7 +89,7 @@ pub(super) fn take(store: &Path, key: &Key, wait: bool) -> Result<Option<KeyLock
     loop {
         let how = if wait { FcntlArg::F_OFD_SETLKW(&range) } else { FcntlArg::F_OFD_SETLK(&range) };
         match fcntl(&file, how) {
-            Ok(_) => return Ok(Some(KeyLock { _file: file, at_end: None })),
+            Ok(_) => return Ok(Some(KeyLock { files: vec![file], at_end: None })),
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN | Errno::EACCES) if !wait => return Ok(None),
             Err(errno) => return Err(failed(errno.into())),

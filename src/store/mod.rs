@@ -440,6 +440,15 @@ impl Store {
         Ok(lock.map(|_lock| work()))
     }
 
+    /// The lock of [`Store::lock`] as a value: it is given back when that is dropped. `None` when another has it and `wait` is false.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lock`].
+    pub fn key_lock(&self, key: impl AsRef<[u8]>, wait: bool) -> Result<Option<KeyLock>> {
+        self.door.lock(&Key::new(key)?, wait)
+    }
+
     /// Where a key's file is: the path at which it is found in a mounted store. `None` when the store is not mounted.
     ///
     /// # Errors

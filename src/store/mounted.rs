@@ -309,6 +309,9 @@ impl Mounted {
                 None => break None,
             }
         };
+        if let Some(file) = &file {
+            held.add(file.try_clone().map_err(io_failed("locking a key"))?);
+        }
         self.locked.lock().insert(key.clone(), file.into_iter().collect());
         let (mounted, key) = (Arc::clone(self), key.clone());
         held.at_end(Box::new(move || drop(mounted.locked.lock().remove(&key))));

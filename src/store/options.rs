@@ -1,5 +1,7 @@
 //! How a store is opened, and how a key is set.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -202,7 +204,10 @@ impl Options {
         let store = self.of_volume(volume, &dir);
         if file.is_none() {
             let path = dir.join(FILE_NAME);
-            std::fs::write(&path, NEW_FILE).map_err(Error::io(format!("writing {}", path.display())))?;
+            let mut file = std::fs::OpenOptions::new();
+            let written = file.write(true).create(true).truncate(true).mode(0o600).open(&path);
+            let written = written.and_then(|mut file| file.write_all(NEW_FILE.as_bytes()));
+            written.map_err(Error::io(format!("writing {}", path.display())))?;
         }
         Ok(store)
     }

@@ -38,9 +38,9 @@ pub(super) enum Call<'a> {
     },
 }
 
-/// Answers a request. What comes from the client is not trusted: it may be anything.
-pub fn answer(volume: &Volume, client: &Client) -> Value {
-    match perform(volume, client) {
+/// Answers a request. What comes from the client is not trusted: it may be anything. `read_only`: nothing is changed.
+pub fn answer(volume: &Volume, client: &Client, read_only: bool) -> Value {
+    match perform(volume, client, read_only) {
         Ok(done) => json!({ "done": done }),
         Err(error) => json!({ "errno": errno(&error), "why": plain(&error) }),
     }
@@ -59,9 +59,12 @@ pub(crate) fn accepts(body: &[u8]) {
     }
 }
 
-fn perform(volume: &Volume, client: &Client) -> Result<Value> {
+fn perform(volume: &Volume, client: &Client, read_only: bool) -> Result<Value> {
     let call: Call<'_> = decode_borrowed(&client.body, "request")
         .map_err(|error| Error::Invalid(format!("a malformed request: {error}")))?;
+    if read_only && matches!(call, Call::Apply { .. } | Call::Clear | Call::Align { dry_run: false }) {
+        return Err(Error::ReadOnly("it is mounted with -o ro".into()));
+    }
     let caller = |umask| Caller { uid: client.uid, gid: client.gid, pid: client.pid, umask };
     let value =
         |value: serde_json::Result<Value>| value.map_err(|error| Error::io("the answer")(error.into()));

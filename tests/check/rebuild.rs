@@ -12,6 +12,7 @@ use crate::model::ops::Fill;
 use crate::model::store::NOBODY_SPECIAL;
 use crate::repair::{Tree, told, tree_of};
 use crate::sample::{STORE, Sample, listed};
+use crate::segment_path;
 use crate::support::random::Random;
 
 fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
@@ -177,6 +178,31 @@ fn without_a_backup_and_a_journal_all_content_is_in_lost_and_found() {
     let new = create(&volume, b"new", b"new");
     assert!(found.keys().all(|ino| *ino < new));
     volume.close().unwrap();
+}
+
+/// What no record tells of is not taken for a hole, nor for what was there before it without a word.
+#[test]
+fn a_damaged_frame_that_nothing_names_is_a_page_that_cannot_be_read_and_is_told() {
+    let sample = backed_up(false, |_, _| {});
+    let expected = tree_of(&sample.again()).unwrap();
+    let ino = sample.inos["big"];
+    for page in [0, 1] {
+        let damaged = sample.again();
+        let extent = damaged.page("big", page).extent;
+        damaged.flip(&segment_path(extent.segment), u64::from(extent.offset + extent.len / 2) * 8);
+        lose_index(&damaged);
+        lose_journal(&damaged);
+        lose_backups(&damaged);
+        let repaired = damaged.rebuilt().unwrap();
+        assert!(told(&repaired).contains(&format!("page {page} of {ino} is damaged")), "{}", told(&repaired));
+        assert!(!repaired.left.is_clean());
+        let found = tree_of(&damaged).unwrap();
+        assert!(found[&ino].1.is_err());
+        for name in ["text", "deep", "twin", "other", "hard"] {
+            let ino = sample.inos[name];
+            assert!(found[&ino].1 == expected[&ino].1, "{name}");
+        }
+    }
 }
 
 /// Several sessions, each closed or killed, which write over what the journal had.

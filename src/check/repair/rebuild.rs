@@ -66,7 +66,7 @@ struct Base {
 /// Makes the catalog of the store in `dir` anew. Its segments' directory and its journal's are there.
 pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgress<'_>) -> Result<()> {
     let segments = LocalSegments::open(io.clone(), dir.join("segments"))?;
-    let frames = frames(&segments, done, progress)?;
+    let (frames, broken) = frames(&segments, done, progress)?;
     progress(Progress { stage: "reading the newest backup of the catalog", done: 0, total: 0 });
     let backup = newest_backup(io, dir, done)?;
     let mut base = match &backup {
@@ -83,11 +83,14 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
 
     let since = backup.as_ref().map_or(Seq(0), |(head, _)| head.seq);
     let (before, after) = newer(&frames, &base.named, since, journal);
+    let (lost_before, lost_after) = newer(&lost(&frames, broken, done), &base.named, since, journal);
     let mut changes = std::mem::take(&mut base.moved);
     take(&mut changes, &before, &base.patches);
+    take(&mut changes, &lost_before, &base.patches);
     base.patches.extend(later.keys().filter(|key| key.first() == Some(&keys::PATCH)).cloned());
     changes.extend(later);
     take(&mut changes, &after, &base.patches);
+    take(&mut changes, &lost_after, &base.patches);
     count_inodes(&mut changes, base.counters, &frames);
 
     match &backup {
@@ -124,11 +127,38 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     build_anew(io, dir, dump, changes, Seq(last.unwrap_or(0)))
 }
 
-/// All whole frames, in order. What cannot be read of a segment is told and passed over.
-fn frames(segments: &LocalSegments, done: &mut Done, progress: OnProgress<'_>) -> Result<Vec<Found>> {
+/// Frames that are not whole, of pages that have no other: such a page stays one, and reading it is an error. A page that has an
+/// older frame gets that back; whether the newer one was promised nothing tells. Of an inode that has no whole frame nothing is
+/// taken: it was most likely removed, and a part of its room given back.
+fn lost(frames: &[Found], mut broken: Vec<Found>, done: &mut Done) -> Vec<Found> {
+    broken.sort_unstable();
+    broken.retain(|found| {
+        let others = of_page(frames, found.ino, found.page);
+        let first = frames.partition_point(|other| other.ino < found.ino);
+        if others.last().is_some_and(|newest| newest.sequence >= found.sequence)
+            || frames.get(first).is_none_or(|other| other.ino != found.ino)
+        {
+            return false;
+        }
+        let older = if others.is_empty() { "" } else { "; the page is what it was before" };
+        done.at(
+            format!("segment {:08x}, offset {}", found.segment, found.offset),
+            format!("the frame of page {} of {} is damaged{older}", found.page.0, found.ino),
+        );
+        others.is_empty()
+    });
+    broken
+}
+
+/// All whole frames, in order, and those that are not. What cannot be read of a segment is told and passed over.
+fn frames(
+    segments: &LocalSegments,
+    done: &mut Done,
+    progress: OnProgress<'_>,
+) -> Result<(Vec<Found>, Vec<Found>)> {
     let list = segments.list()?;
     let total = list.iter().map(|segment| segment.used).sum();
-    let mut frames = Vec::new();
+    let (mut frames, mut broken) = (Vec::new(), Vec::new());
     let mut read = 0;
     for segment in list {
         let mut at = u64::from(FIRST_FRAME);
@@ -138,7 +168,7 @@ fn frames(segments: &LocalSegments, done: &mut Done, progress: OnProgress<'_>) -
             match segments.read(Extent { segment: segment.id, offset: at as u32, len }) {
                 Ok(bytes) => {
                     let (found, looked) = frame::find(&bytes, at + u64::from(len) < segment.used);
-                    frames.extend(found.iter().map(|(within, header)| Found {
+                    let place = |(within, header): &(usize, frame::Header)| Found {
                         ino: header.ino,
                         page: header.page,
                         sequence: header.sequence,
@@ -146,7 +176,9 @@ fn frames(segments: &LocalSegments, done: &mut Done, progress: OnProgress<'_>) -
                         offset: at as u32 + *within as u32,
                         len: header.len,
                         checksum: header.checksum,
-                    }));
+                    };
+                    frames.extend(found.iter().map(place));
+                    broken.extend(frame::broken(&bytes, &found, looked).iter().map(place));
                     at += looked as u64;
                 }
                 Err(error @ (Error::Damaged(_) | Error::Io { .. })) => {
@@ -162,7 +194,7 @@ fn frames(segments: &LocalSegments, done: &mut Done, progress: OnProgress<'_>) -
         read += segment.used;
     }
     frames.sort_unstable();
-    Ok(frames)
+    Ok((frames, broken))
 }
 
 /// The newest backup that is whole and of this store. Those that are not are told.
