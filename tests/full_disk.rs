@@ -46,11 +46,22 @@ impl Disk {
 
     fn mount(&self, flags: &[&str]) {
         let (store, point) = (self.path().join("store"), self.point());
-        let mut arguments = vec!["mount", "--cache-size-limit", "32MiB"];
-        arguments.extend(flags);
+        let mut arguments = vec!["mount"];
+        arguments.extend(if flags.is_empty() { &["--cache-size-limit", "32MiB"] } else { flags });
         arguments.extend([store.to_str().unwrap(), point.to_str().unwrap()]);
         let mounted = larder(arguments);
         assert!(mounted.status.success(), "mount: {}", stderr(&mounted));
+    }
+
+    /// kill -9 of its daemon.
+    fn kill(&self) {
+        let stats = fs::read(self.point().join(".larder/stats")).unwrap();
+        let stats: serde_json::Value = serde_json::from_slice(&stats).unwrap();
+        let pid = nix::unistd::Pid::from_raw(stats["pid"].as_i64().unwrap() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        while nix::sys::statfs::statfs(&self.point()).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 
     fn umount(&self) {
@@ -135,11 +146,12 @@ fn a_store_that_filled_its_disk_unmounts_mounts_reads_and_takes_writes_once_some
 }
 
 #[test]
-fn a_disk_that_is_too_small_for_a_store_is_told_with_its_path() {
+fn a_disk_that_is_too_full_for_a_store_is_told_with_its_path() {
     if !can_mount() {
         return;
     }
     let disk = Disk::of(2);
+    fs::write(disk.path().join("others"), noise(1, 4 * MIB)).unwrap_err();
     let store = disk.path().join("store");
     let refused = larder([Path::new("mount"), &store, &disk.point()]);
     let why = stderr(&refused);
@@ -155,7 +167,7 @@ fn a_store_takes_no_more_of_the_disk_than_its_size_limit() {
         return;
     }
     let disk = Disk::of(256);
-    disk.mount(&["--storage-size-limit", "96MiB"]);
+    disk.mount(&["--cache-size-limit", "32MiB", "--storage-size-limit", "96MiB"]);
     let used = || {
         let stat = nix::sys::statvfs::statvfs(&disk.path()).unwrap();
         (stat.blocks() - stat.blocks_free()) * stat.fragment_size()
@@ -173,5 +185,36 @@ fn a_store_takes_no_more_of_the_disk_than_its_size_limit() {
     assert!(stat.blocks_available() * stat.fragment_size() < 8 << 20, "{stat:?}");
     fs::remove_file(disk.point().join("0")).unwrap();
     fs::write(disk.point().join("new"), noise(99, 2 * MIB)).unwrap();
+    disk.umount();
+}
+
+#[test]
+fn on_a_small_disk_a_store_that_was_killed_takes_writes_once_others_or_deletions_have_made_room() {
+    if !can_mount() {
+        return;
+    }
+    // With the memory that a store has where nothing else is said.
+    const DEFAULT: &[&str] = &["--cache-size-limit", "256MiB"];
+    let disk = Disk::of(64);
+    disk.mount(DEFAULT);
+    let content = noise(1, MIB);
+    let write = |name: &str| fs::write(disk.point().join(name), &content);
+    for name in ["a", "b", "c", "d"] {
+        write(name).unwrap();
+    }
+    disk.kill();
+    disk.mount(DEFAULT);
+    write("e").unwrap();
+    fs::write(disk.path().join("others"), noise(2, 64 * MIB)).unwrap_err();
+    disk.kill();
+    disk.mount(DEFAULT);
+    fs::remove_file(disk.point().join("a")).unwrap();
+    fs::remove_file(disk.path().join("others")).unwrap();
+    let begun = std::time::Instant::now();
+    // It is looked for after a second anew.
+    while let Err(error) = write("f") {
+        assert!(begun.elapsed().as_secs() < 20, "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     disk.umount();
 }

@@ -58,6 +58,12 @@ impl Maintenance {
         Maintenance { next, retired, pending: None }
     }
 
+    /// Bytes of the files that are in use no longer, or will not be after the checkpoint under way.
+    pub fn file_bytes(&self) -> u64 {
+        let pending = self.pending.iter().flat_map(|pending| &pending.files);
+        self.retired.iter().chain(pending).map(|file| file.len()).sum()
+    }
+
     /// Takes in files that are needed no longer.
     pub fn retire(&mut self, files: Vec<Arc<JournalFile>>) {
         self.retired.extend(files);
@@ -130,6 +136,7 @@ impl Inner {
         let mut maintenance = self.maintenance.lock();
         self.commits.check()?;
         let done = self.try_checkpoint(&mut maintenance, before);
+        self.aside_bytes.store(maintenance.file_bytes(), Relaxed);
         match done {
             Ok(()) => self.emergency_limit.store(0, Relaxed),
             Err(Error::NoSpace) if !self.is_stuck() => {
@@ -175,6 +182,7 @@ impl Inner {
         self.frozen_bytes.store(bytes, Relaxed);
         maintenance.pending =
             Some(Pending { layers, bytes, reach: Reach { seq, file }, batch: writer.last_batch, files });
+        self.aside_bytes.store(maintenance.file_bytes(), Relaxed);
         Ok(true)
     }
 
@@ -221,7 +229,9 @@ impl Inner {
         let mut maintenance = self.maintenance.lock();
         self.commits.check()?;
         self.reserve.hold()?;
-        self.prepare(&mut maintenance, 1)
+        let prepared = self.prepare(&mut maintenance, 1);
+        self.aside_bytes.store(maintenance.file_bytes(), Relaxed);
+        prepared
     }
 
     /// Makes sure that at least `least` files are ready.

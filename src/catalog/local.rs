@@ -85,6 +85,8 @@ pub(super) struct Inner {
     pub cramped: AtomicBool,
     /// Bytes of both tables that are taken while checkpoints find the disk full; 0 while they do not.
     pub emergency_limit: AtomicUsize,
+    /// Bytes of the journal's files that the writer does not know.
+    pub aside_bytes: AtomicU64,
     last_batch: AtomicU64,
     batches: AtomicU64,
     pub checkpoints: AtomicU64,
@@ -100,6 +102,9 @@ impl std::fmt::Debug for Inner {
 /// Smallest and largest length of a journal file, bytes. Large enough that files seldom change, small
 /// enough that filling one with zeros takes the background thread some tens of milliseconds.
 pub(super) const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
+
+/// The part of the disk that the table may hold at most. With it, the journal and the reserve take an eighth or so.
+const DISK_PART: u64 = 32;
 
 /// Journal files in use at which a checkpoint begins.
 const FILES: u64 = 4;
@@ -124,8 +129,11 @@ impl LocalCatalog {
 
     fn load(options: OpenOptions<'_>, salvage: bool) -> Result<LocalCatalog> {
         let OpenOptions { io, dir, memory, verify, before_checkpoint } = options;
-        // A quarter each for the table and the one being checkpointed, half for the index.
-        let table_limit = memory / 4;
+        // A quarter each for the table and the one being checkpointed, half for the index; less on a small disk, for which
+        // the journal and the reserve would be too large.
+        let total = io.room(&dir).map_err(Error::io(format!("asking the room in {}", dir.display())))?.total;
+        let most = (total / DISK_PART).max(2 * FILE_LEN.start());
+        let table_limit = (memory / 4).min(usize::try_from(most).unwrap_or(usize::MAX));
         let file_len =
             (table_limit as u64 / 2).clamp(*FILE_LEN.start(), *FILE_LEN.end()).next_multiple_of(4096);
         let directory = Directory::open(io.clone(), dir.join("journal"), file_len)?;
@@ -187,7 +195,7 @@ impl LocalCatalog {
                 Writer::new(next, replayed.last)
             }
         };
-        let last = writer.last();
+        let (last, aside_bytes) = (writer.last(), maintenance.file_bytes());
         snapshot.show();
         let inner = Arc::new(Inner {
             directory,
@@ -207,6 +215,7 @@ impl LocalCatalog {
             frozen_bytes: AtomicUsize::new(0),
             cramped: AtomicBool::new(false),
             emergency_limit: AtomicUsize::new(0),
+            aside_bytes: AtomicU64::new(aside_bytes),
             last_batch: AtomicU64::new(last),
             batches: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
@@ -427,7 +436,10 @@ impl Engine for LocalCatalog {
             flushes: inner.commits.flushes(),
             checkpoints: inner.checkpoints.load(Relaxed),
             table_bytes: inner.table_bytes() as u64,
-            disk_bytes: inner.index.disk_bytes() + inner.writer.lock().disk_bytes() + inner.reserve.bytes(),
+            disk_bytes: inner.index.disk_bytes()
+                + inner.writer.lock().disk_bytes()
+                + inner.aside_bytes.load(Relaxed)
+                + inner.reserve.bytes(),
         }
     }
 }

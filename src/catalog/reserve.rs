@@ -59,7 +59,12 @@ impl Reserve {
                 open
             }
         };
-        if open.allocated().map_err(failed())? < self.len
+        let taken = open.allocated().map_err(failed())?;
+        if taken > 2 * self.len {
+            // It was made for a larger journal.
+            open.set_len(0).map_err(failed())?;
+        }
+        if !(self.len..=2 * self.len).contains(&taken)
             && let Err(error) = open.allocate(0, self.len)
         {
             // A part may have been had, which others need more.

@@ -10,7 +10,7 @@ use super::progress::watching;
 ///
 /// What may be evicted is said by larder mark, or the attribute user.larder.evictable; what goes first by
 /// cache-eviction-policy. What has expired or is removed goes before. All of that happens by itself while the store is
-/// mounted, from 1/16 of storage-size-limit below it on. Exit status 1: it still takes more than it should, since
+/// mounted, from 1/16 of storage-size-limit below it on, 16 MiB at least. Exit status 1: it still takes more than it should, since
 /// nothing more may be evicted.
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]

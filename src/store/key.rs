@@ -51,7 +51,7 @@ pub(super) fn check(key: &[u8]) -> Result<()> {
         let key = String::from_utf8_lossy(key).into_owned();
         return Err(Error::Key {
             key,
-            why: "names that begin with `.larder` are kept for Larder's own files",
+            why: "`.larder`, and names that begin with `.larder-new-`, are kept for Larder's own files",
         });
     }
     Ok(())
