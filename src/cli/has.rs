@@ -9,7 +9,8 @@ use super::at::{At, EXIT, NO, YES, failed};
 
 /// Tell whether the value of a key is in memory, so that reading it waits for no disk
 ///
-/// It prints nothing. A store that is not mounted has nothing in memory.
+/// That is Larder's own memory: what was just written, and what is read in parts of a page. Pages of a mounted store that are read
+/// whole are in the kernel's memory alone, which nobody can ask. It prints nothing. A store that is not mounted has nothing in memory.
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]
 pub struct Has {

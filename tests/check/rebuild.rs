@@ -186,14 +186,21 @@ fn a_damaged_frame_that_nothing_names_is_a_page_that_cannot_be_read_and_is_told(
     let sample = backed_up(false, |_, _| {});
     let expected = tree_of(&sample.again()).unwrap();
     let ino = sample.inos["big"];
-    for page in [0, 1] {
+    let rebuilt_without = |name: &str, page: u32| {
         let damaged = sample.again();
-        let extent = damaged.page("big", page).extent;
+        let extent = damaged.page(name, page).extent;
         damaged.flip(&segment_path(extent.segment), u64::from(extent.offset + extent.len / 2) * 8);
         lose_index(&damaged);
         lose_journal(&damaged);
         lose_backups(&damaged);
         let repaired = damaged.rebuilt().unwrap();
+        (damaged, repaired)
+    };
+    let (_, repaired) = rebuilt_without("deep", 0);
+    let lost = format!("{}: no frame of it is whole", sample.inos["deep"]);
+    assert!(told(&repaired).contains(&lost), "{}", told(&repaired));
+    for page in [0, 1] {
+        let (damaged, repaired) = rebuilt_without("big", page);
         assert!(told(&repaired).contains(&format!("page {page} of {ino} is damaged")), "{}", told(&repaired));
         assert!(!repaired.left.is_clean());
         let found = tree_of(&damaged).unwrap();

@@ -14,7 +14,7 @@
 //!
 //! Memory: some 150 bytes a frame, and what the journal has.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,7 +83,8 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
 
     let since = backup.as_ref().map_or(Seq(0), |(head, _)| head.seq);
     let (before, after) = newer(&frames, &base.named, since, journal);
-    let (lost_before, lost_after) = newer(&lost(&frames, broken, done), &base.named, since, journal);
+    let (lost_before, lost_after) = newer(&broken, &base.named, since, journal);
+    let [lost_before, lost_after] = [lost_before, lost_after].map(|broken| lost(&frames, broken, done));
     let mut changes = std::mem::take(&mut base.moved);
     take(&mut changes, &before, &base.patches);
     take(&mut changes, &lost_before, &base.patches);
@@ -127,17 +128,19 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     build_anew(io, dir, dump, changes, Seq(last.unwrap_or(0)))
 }
 
-/// Frames that are not whole, of pages that have no other: such a page stays one, and reading it is an error. A page that has an
-/// older frame gets that back; whether the newer one was promised nothing tells. Of an inode that has no whole frame nothing is
-/// taken: it was most likely removed, and a part of its room given back.
+/// Of frames that are not whole those of pages that have no other: such a page stays one, and reading it is an error. A page that
+/// has an older frame gets that back; whether the newer one was promised nothing tells. Of an inode that has no whole frame
+/// nothing is taken: most such were removed, and a part of their room given back.
 fn lost(frames: &[Found], mut broken: Vec<Found>, done: &mut Done) -> Vec<Found> {
-    broken.sort_unstable();
+    let mut unknown = BTreeSet::new();
     broken.retain(|found| {
         let others = of_page(frames, found.ino, found.page);
+        if others.last().is_some_and(|newest| newest.sequence >= found.sequence) {
+            return false;
+        }
         let first = frames.partition_point(|other| other.ino < found.ino);
-        if others.last().is_some_and(|newest| newest.sequence >= found.sequence)
-            || frames.get(first).is_none_or(|other| other.ino != found.ino)
-        {
+        if frames.get(first).is_none_or(|other| other.ino != found.ino) {
+            unknown.insert(found.ino);
             return false;
         }
         let older = if others.is_empty() { "" } else { "; the page is what it was before" };
@@ -147,6 +150,9 @@ fn lost(frames: &[Found], mut broken: Vec<Found>, done: &mut Done) -> Vec<Found>
         );
         others.is_empty()
     });
+    for ino in unknown {
+        done.inode(ino, "no frame of it is whole: it was removed, or is lost");
+    }
     broken
 }
 
@@ -194,6 +200,7 @@ fn frames(
         read += segment.used;
     }
     frames.sort_unstable();
+    broken.sort_unstable();
     Ok((frames, broken))
 }
 
