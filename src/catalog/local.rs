@@ -103,7 +103,7 @@ impl std::fmt::Debug for Inner {
 /// enough that filling one with zeros takes the background thread some tens of milliseconds.
 pub(super) const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 20);
 
-/// The part of the disk that the table may hold at most. With it, the journal and the reserve take an eighth or so.
+/// The part of the disk that the table may hold at most. Each file of the journal is half as long, and the reserve as three.
 const DISK_PART: u64 = 32;
 
 /// Journal files in use at which a checkpoint begins.

@@ -426,7 +426,7 @@ impl Store {
     /// # Ok::<(), larder::Error>(())
     /// ```
     pub fn lock<T>(&self, key: impl AsRef<[u8]>, work: impl FnOnce() -> T) -> Result<T> {
-        let _lock = self.door.lock(&Key::new(key)?, true)?;
+        let _lock = self.key_lock(key, true)?;
         Ok(work())
     }
 
@@ -436,7 +436,7 @@ impl Store {
     ///
     /// As [`Store::lock`].
     pub fn try_lock<T>(&self, key: impl AsRef<[u8]>, work: impl FnOnce() -> T) -> Result<Option<T>> {
-        let lock = self.door.lock(&Key::new(key)?, false)?;
+        let lock = self.key_lock(key, false)?;
         Ok(lock.map(|_lock| work()))
     }
 

@@ -1,7 +1,5 @@
 //! How a store is opened, and how a key is set.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{FILE_NAME, NEW_FILE, Settings};
 use crate::error::{Error, Result};
 use crate::format::Codec;
-use crate::io::RealDisk;
+use crate::io::{Io, RealDisk};
 use crate::volume::{self, NewFile, Volume};
 
 /// How often a store that is in use is tried again.
@@ -204,9 +202,8 @@ impl Options {
         let store = self.of_volume(volume, &dir);
         if file.is_none() {
             let path = dir.join(FILE_NAME);
-            let mut file = std::fs::OpenOptions::new();
-            let written = file.write(true).create(true).truncate(true).mode(0o600).open(&path);
-            let written = written.and_then(|mut file| file.write_all(NEW_FILE.as_bytes()));
+            let opened = RealDisk.open(&path, true);
+            let written = opened.and_then(|file| file.write_all_at(NEW_FILE.as_bytes(), 0));
             written.map_err(Error::io(format!("writing {}", path.display())))?;
         }
         Ok(store)
