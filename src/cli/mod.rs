@@ -36,8 +36,9 @@ mod sync;
 mod touch;
 mod umount;
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -176,18 +177,16 @@ fn settings_of(store: &Path) -> Result<Settings> {
     Settings::load(store, Settings::read_file(store)?.as_deref(), environment, [])
 }
 
-/// Replaces a file; whoever reads it, and whatever happens, finds the old or the new.
+/// Replaces a file of a store; whoever reads it, and whatever happens, finds the old or the new.
 fn replace(file: &Path, text: &str) -> Result<()> {
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut written = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        written.write_all(text.as_bytes())?;
-        written.sync_all()?;
-        std::fs::rename(&new, file)
-    };
-    write().map_err(Error::io(format!("writing {}", file.display())))
+    output::to_file(file, |new| {
+        let mut write = || {
+            new.set_permissions(Permissions::from_mode(0o600))?;
+            new.write_all(text.as_bytes())?;
+            new.sync_all()
+        };
+        write().map_err(Error::io(format!("writing {}", file.display())))
+    })
 }
 
 /// A size with three significant digits, in units of 1024.

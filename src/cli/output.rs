@@ -39,8 +39,8 @@ pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Re
     written(work(&mut output).and_then(|()| output.flush()))
 }
 
-/// Writes a file: whoever looks at it, and whatever fails of this, finds what was there before or all that is new; it is not
-/// flushed. What is no regular file, as a device, is written to.
+/// Writes a file: whoever looks at it, and whatever fails of this, finds what was there before or all that is new. Whoever wants it
+/// to survive a power loss flushes it in `work`. What is no regular file, as a device, is written to.
 pub fn to_file(path: &Path, work: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let failed = |error| unwrapped(error, &format!("writing {}", path.display()));
     let there = std::fs::metadata(path).ok();
