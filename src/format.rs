@@ -621,8 +621,28 @@ const CONFIG: bincode::config::Configuration = bincode::config::standard();
 
 /// A record as bytes.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_into(record, &mut bytes);
+    bytes
+}
+
+/// Appends a record's bytes.
+pub fn encode_into<T: Serialize>(record: &T, to: &mut Vec<u8>) {
     // Fails only for types that the records do not use (sequences of unknown length).
-    bincode::serde::encode_to_vec(record, CONFIG).unwrap_or_default()
+    let _ = bincode::serde::encode_into_std_write(record, to, CONFIG);
+}
+
+/// [`Patch::Data`] from the start of the page, that borrows its bytes.
+pub fn whole_patch(bytes: &[u8]) -> impl Serialize {
+    #[derive(Serialize)]
+    enum Borrowed<'a> {
+        Data {
+            offset: u32,
+            #[serde(serialize_with = "bytes::serialize")]
+            bytes: &'a [u8],
+        },
+    }
+    Borrowed::Data { offset: 0, bytes }
 }
 
 /// A record from all of `bytes`; `what` names it in the error. Takes no more memory than the bytes that are there ask for,

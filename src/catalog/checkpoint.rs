@@ -169,6 +169,7 @@ impl Inner {
                 break (writer, self.view.write());
             }
         };
+        self.merge(&mut view);
         if view.table.is_empty() {
             return Ok(false);
         }
@@ -255,12 +256,12 @@ impl Inner {
 }
 
 /// Lets nobody wait for a thread that has panicked.
-struct Alive<'a>(&'a Inner);
+pub(super) struct Alive<'a>(pub &'a Inner);
 
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.commits.poison("the checkpoint thread has died");
+            self.0.commits.poison("a thread of the catalog has died");
             drop(self.0.work.lock());
             self.0.room.notify_all();
         }

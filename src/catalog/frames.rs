@@ -7,8 +7,8 @@ use crate::pages::{LocalSegments, frame};
 
 /// Whether all frames that a batch names are whole on the disk. Errors: the disk cannot be asked.
 pub fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> Result<bool> {
-    for (key, value) in &batch.changes {
-        let Some(value) = value.as_ref().filter(|_| key.first() == Some(&keys::PAGE)) else { continue };
+    for (key, value) in batch.changes() {
+        let Some(value) = value.filter(|_| key.first() == Some(&keys::PAGE)) else { continue };
         let whole = decode::<PageRecord>(value, "page record").and_then(|record| {
             let bytes = segments.read_from_disk(record.extent)?;
             frame::open(&bytes, record.checksum)

@@ -72,6 +72,10 @@ fn mended(bytes: &[u8], number: u64) -> Vec<u8> {
 
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+fn listed(batch: &Batch) -> Changes {
+    batch.changes().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect()
+}
+
 /// What a replay applies, and the number of the last record in its row.
 fn replay(
     files: &[Arc<JournalFile>],
@@ -80,7 +84,7 @@ fn replay(
     whole: usize,
 ) -> Result<(Vec<Changes>, u64), Error> {
     let mut applied = Vec::new();
-    let mut apply = |batch: Batch| applied.push(batch.changes);
+    let mut apply = |batch: Batch| applied.push(listed(&batch));
     let replayed = journal::replay(files, reached, salvage, &mut first(whole), &mut apply)?;
     assert!(replayed.last >= reached, "the row ends before it begins");
     assert!(!replayed.clean || replayed.last == reached, "nothing was there, and was read");
@@ -92,10 +96,11 @@ fn recalled(files: &[Arc<JournalFile>], whole: usize) {
     let mut applied = 0;
     let mut apply = |batch: Batch| {
         applied += 1;
-        let mut draft = journal::batch(&batch).expect("a batch that was read fits a record");
+        let changes = listed(&batch);
+        let mut draft = journal::batch(batch).expect("a batch that was read fits a record");
         let again = journal::parse(draft.finish(4, 5, 2), 4).expect("a record that was written");
-        let there = journal::read_batch(again.payload).map(|batch| batch.changes);
-        assert_eq!(there, Some(batch.changes), "it reads otherwise");
+        let there = Batch::read(again.payload).map(|batch| listed(&batch));
+        assert_eq!(there, Some(changes), "it reads otherwise");
     };
     match journal::recall(files, &mut first(whole), &mut apply) {
         Ok(None) => assert_eq!(applied, 0, "changes of no row"),
@@ -154,10 +159,16 @@ fn in_order(files: &[Vec<u8>], reached: u64, (applied, last): &(Vec<Changes>, u6
     assert!(*last < next, "record {last} of a row that ends before {next}");
     assert!(applied.len() <= row.len());
     for (changes, payload) in applied.iter().zip(row) {
-        let there = journal::read_batch(&payload).map(|batch| batch.changes);
+        let there = Batch::read(&payload).map(|batch| listed(&batch));
         assert_eq!(there.as_ref(), Some(changes), "another batch than that of the row");
-        let batch = Batch { changes: changes.clone(), adds: false };
-        let mut draft = journal::batch(&batch).expect("a batch that was read fits a record");
+        let mut batch = Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        let mut draft = journal::batch(batch).expect("a batch that was read fits a record");
         let bytes = draft.finish(4, 5, 2);
         let again = journal::parse(bytes, 4).expect("a record that was written");
         assert_eq!(again.payload, payload, "a batch has one way to be written");

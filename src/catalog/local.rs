@@ -1,10 +1,11 @@
 //! The local catalog: journal, table and index together.
 //!
-//! Locks are taken in this order: `maintenance`, then `writer`, then `view`. None of `writer` and `view`
-//! is held over a flush or over a read of the index. What holds under them:
+//! Locks are taken in this order: `maintenance`, then `writer`, then `view`, then that of the backlog. None of
+//! `writer` and `view` is held over a flush or over a read of the index. What holds under them:
 //!
 //! - `writer` decides the order: a batch gets its number, its place in the journal and its place in the
-//!   table under one lock of it, so the three orders are the same.
+//!   backlog under one lock of it, so the three orders are the same.
+//! - Batches go from the backlog into the table under `view`: who finds the backlog empty finds them in the table.
 //! - `view` changes from "frozen table over old index" to "new index" in one step, so a reader that
 //!   copies its parts under the lock sees every batch once.
 
@@ -13,8 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
+use super::backlog::Backlog;
 use super::checkpoint::{self, Maintenance, Work};
 use super::commit::Commits;
 use super::index::{self, Index, Reach, Snapshot, draft_of};
@@ -47,13 +49,15 @@ pub struct OpenOptions<'a> {
 #[derive(Debug)]
 pub struct LocalCatalog {
     inner: Arc<Inner>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// What readers see.
 pub(super) struct View {
-    /// What was journalled since the last checkpoint began.
+    /// What was journalled since the last checkpoint began, but what is in the backlog.
     pub table: Table,
+    /// The newest batch in it.
+    pub seq: u64,
     /// What the running checkpoint writes; none when there is none.
     pub frozen: Option<Layers>,
     /// The index as of the last checkpoint.
@@ -66,6 +70,7 @@ pub(super) struct Inner {
     pub index: Index,
     pub reserve: Arc<Reserve>,
     pub writer: Mutex<Writer>,
+    pub backlog: Backlog,
     pub view: RwLock<View>,
     pub commits: Commits,
     pub maintenance: Mutex<Maintenance>,
@@ -79,6 +84,7 @@ pub(super) struct Inner {
     pub table_limit: usize,
     /// Bytes of journal at which a checkpoint begins: it bounds the replay where few keys change often.
     pub journal_limit: u64,
+    /// Bytes of the table and the backlog.
     pub active_bytes: AtomicUsize,
     pub frozen_bytes: AtomicUsize,
     /// Whether the journal has refused something that adds, and no file was ready since.
@@ -105,6 +111,9 @@ pub(super) const FILE_LEN: std::ops::RangeInclusive<u64> = (64 << 10)..=(16 << 2
 
 /// The part of the disk that the table may hold at most. Each file of the journal is half as long, and the reserve as three.
 const DISK_PART: u64 = 32;
+
+/// The part of the table that may be filled from the backlog at a time.
+const BACKLOG_PART: usize = 16;
 
 /// Journal files in use at which a checkpoint begins.
 const FILES: u64 = 4;
@@ -168,7 +177,7 @@ impl LocalCatalog {
         }
         let mut table = Table::default();
         let mut replayed =
-            journal::replay(&current, reach.seq, salvage, verify, &mut |batch| table.apply(batch))?;
+            journal::replay(&current, reach.seq, salvage, verify, &mut |batch| table.apply(batch.changes()))?;
         if reach.file > 0 && !begins {
             let path = directory.path_of(reach.file);
             replayed.dropped.push(format!("{}: this file of the journal is missing", path.display()));
@@ -202,7 +211,8 @@ impl LocalCatalog {
             index,
             reserve,
             writer: Mutex::new(writer),
-            view: RwLock::new(View { table: Table::default(), frozen: None, index: snapshot }),
+            backlog: Backlog::new(last, table_limit / BACKLOG_PART),
+            view: RwLock::new(View { table: Table::default(), seq: last, frozen: None, index: snapshot }),
             commits: Commits::new(last),
             maintenance: Mutex::new(maintenance),
             work: Mutex::new(Work { prepare: true, ..Work::default() }),
@@ -221,14 +231,16 @@ impl LocalCatalog {
             checkpoints: AtomicU64::new(0),
             dropped: replayed.dropped,
         });
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn({
-                let inner = inner.clone();
-                move || checkpoint::run(&inner)
-            })
-            .map_err(Error::io("starting the checkpoint thread"))?;
-        Ok(LocalCatalog { inner, thread: Mutex::new(Some(thread)) })
+        let catalog = LocalCatalog { inner: inner.clone(), threads: Mutex::default() };
+        let start = |name: &str, run: fn(&Inner)| {
+            let inner = inner.clone();
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(&inner));
+            catalog.threads.lock().push(thread.map_err(Error::io(format!("starting the {name} thread")))?);
+            Ok(())
+        };
+        start("checkpoint", checkpoint::run)?;
+        start("table", Inner::fill_table)?;
+        Ok(catalog)
     }
 
     /// What of the journal was dropped when this catalog was opened, a sentence each: records that a crash left
@@ -240,10 +252,12 @@ impl LocalCatalog {
     fn stop(&self) {
         self.inner.work.lock().stop = true;
         self.inner.work_to_do.notify_all();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            log::error!("the checkpoint thread has panicked");
+        self.inner.backlog.stop();
+        for thread in self.threads.lock().drain(..) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                log::error!("the {name} thread has panicked");
+            }
         }
     }
 }
@@ -270,6 +284,32 @@ impl Inner {
             self.commits.poison(why);
         }
         result
+    }
+
+    /// Takes the backlog into the table.
+    pub fn merge(&self, view: &mut View) {
+        let taken = self.backlog.take();
+        let before = view.table.bytes() + taken.bytes;
+        taken.batches.iter().for_each(|batch| view.table.apply(batch.changes()));
+        view.seq = taken.last;
+        // Wraps where that is less, as it should.
+        self.active_bytes.fetch_add(view.table.bytes().wrapping_sub(before), Relaxed);
+    }
+
+    /// The table with all that has been applied.
+    fn whole_view(&self) -> RwLockReadGuard<'_, View> {
+        if !self.backlog.is_empty() {
+            self.merge(&mut self.view.write());
+        }
+        self.view.read()
+    }
+
+    /// What the thread does that takes batches into the table.
+    fn fill_table(&self) {
+        let _alive = checkpoint::Alive(self);
+        while self.backlog.wait() {
+            self.merge(&mut self.view.write());
+        }
     }
 }
 
@@ -308,7 +348,7 @@ impl Engine for LocalCatalog {
     fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         loop {
             let index = {
-                let view = self.inner.view.read();
+                let view = self.inner.whole_view();
                 let frozen = || table::find(view.frozen.as_deref().unwrap_or_default(), key);
                 if let Some(value) = view.table.get(key).or_else(frozen) {
                     return Ok(value.clone());
@@ -330,9 +370,10 @@ impl Engine for LocalCatalog {
         loop {
             let (layers, index, seq) = {
                 let mut view = self.inner.view.write();
+                self.inner.merge(&mut view);
                 let mut layers = view.frozen.clone().unwrap_or_default();
                 layers.extend(view.table.moment(&range));
-                (layers, view.index.clone(), self.last_seq())
+                (layers, view.index.clone(), Seq(view.seq))
             };
             let mut begun = false;
             let scanned = scan_merged(&layers, &index, &range, &mut |key, value| {
@@ -353,20 +394,24 @@ impl Engine for LocalCatalog {
             inner.commits.check()?;
             return Ok(self.last_seq());
         }
-        let mut draft = journal::batch(&batch)?;
-        let (seq, full, unprepared) = {
+        let count = batch.len();
+        let mut draft = journal::batch(batch)?;
+        let bytes = draft.size() + count * table::OVERHEAD;
+        let (seq, full, unprepared, behind) = {
             let mut writer = inner.writer.lock();
             let seq = inner.append(&mut writer, &mut draft)?;
             writer.last_batch = seq;
-            let mut view = inner.view.write();
-            view.table.apply(batch);
-            let bytes = view.table.bytes();
-            inner.active_bytes.store(bytes, Relaxed);
+            // Counted before it can be taken.
+            let active = inner.active_bytes.fetch_add(bytes, Relaxed) + bytes;
+            let behind = inner.backlog.push(draft, bytes, seq);
             inner.last_batch.store(seq, Relaxed);
-            let full = bytes >= inner.table_limit || writer.appended >= inner.journal_limit;
-            (seq, full, writer.ready.is_empty())
+            let full = active >= inner.table_limit || writer.appended >= inner.journal_limit;
+            (seq, full, writer.ready.is_empty(), behind)
         };
         inner.batches.fetch_add(1, Relaxed);
+        if behind {
+            inner.merge(&mut inner.view.write());
+        }
         if full || unprepared || !inner.reserve.held() {
             inner.ask(full);
         }

@@ -1,10 +1,10 @@
 //! All metadata, as an ordered map from bytes to bytes with atomic batches.
 //!
 //! ```text
-//!   apply ──► journal (write-ahead, one write(2) a batch) ──► table in memory
-//!                 │ sync: group commit                            │ checkpoint, in the background
-//!                 ▼                                               ▼
-//!             journal/NNNNNN                                  index.redb
+//!   apply ──► journal (write-ahead, one write(2) a batch) ──► backlog ──► table in memory
+//!                 │ sync: group commit                                        │ checkpoint, in the background
+//!                 ▼                                                           ▼
+//!             journal/NNNNNN                                              index.redb
 //! ```
 //!
 //! Reads merge table and index. Invariants: a batch is applied whole or not at all, also after a
@@ -12,7 +12,9 @@
 //! [`Engine::sync`] confirmed survives power loss.
 
 mod anew;
+mod backlog;
 pub mod backups;
+mod batch;
 mod blocks;
 mod checkpoint;
 mod commit;
@@ -35,6 +37,7 @@ use crate::error::Result;
 use crate::format::{Key, Seq};
 
 pub use anew::{Recalled, build_anew, recall};
+pub use batch::{Batch, Change};
 pub use dump::{DumpHead, DumpReader, DumpWriter, Dumped};
 pub use frames::frames_are_whole;
 pub use index::{build, verify_index};
@@ -44,33 +47,6 @@ pub use table::Layer;
 
 /// A value of the catalog.
 pub type Value = Vec<u8>;
-
-/// Changes that happen together or not at all. A later change of a key in it wins.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// Keys with their new values; `None` deletes.
-    pub changes: Vec<(Key, Option<Value>)>,
-    /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
-    /// what was accepted before.
-    pub adds: bool,
-}
-
-impl Batch {
-    /// Sets a key.
-    pub fn put(&mut self, key: Key, value: Value) {
-        self.changes.push((key, Some(value)));
-    }
-
-    /// Deletes a key; one that does not exist is fine.
-    pub fn delete(&mut self, key: Key) {
-        self.changes.push((key, None));
-    }
-
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-}
 
 /// Figures for `status`.
 #[derive(Clone, Copy, Debug, Default)]

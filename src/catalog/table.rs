@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use super::{Batch, Value};
+use super::{Change, Value};
 use crate::format::Key;
 
 /// Keys with their values; `None` hides what lies below.
@@ -19,7 +19,7 @@ pub(super) type Layers = Vec<Arc<Layer>>;
 
 /// Memory of an entry beside key and value: two vectors of 24 bytes in nodes that are two thirds
 /// full, and the allocator's share of two blocks.
-const OVERHEAD: usize = 112;
+pub(super) const OVERHEAD: usize = 112;
 
 /// A range with no more entries than this is copied for a scan: cheaper than a new layer.
 const COPIED: usize = 64;
@@ -73,11 +73,11 @@ impl Table {
         self.active.get(key).or_else(|| find(&self.shared, key))
     }
 
-    /// Takes in a batch.
-    pub fn apply(&mut self, batch: Batch) {
+    /// Takes in changes that belong together.
+    pub fn apply<'a>(&mut self, changes: impl Iterator<Item = Change<'a>>) {
         self.fold();
-        for (key, value) in batch.changes {
-            self.insert(key, value);
+        for (key, value) in changes {
+            self.insert(key.to_vec(), value.map(<[u8]>::to_vec));
         }
     }
 

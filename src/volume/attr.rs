@@ -79,10 +79,7 @@ impl Volume {
         if let Some(size) = change.size {
             self.resize(&mut tree, &mut draft, ino, size, now)?;
         }
-        let mut rec = match draft.record(ino) {
-            Some(rec) => rec.clone(),
-            None => tree.get(ino)?.rec.clone(),
-        };
+        let rec = draft.edit(&mut tree, ino)?;
         if let Some(mode) = change.mode {
             rec.mode = rec.mode & libc::S_IFMT | mode & 0o7777;
         }
@@ -105,7 +102,6 @@ impl Volume {
         if let Some(value) = &access {
             draft.batch.put(keys::xattr(ino, acl::ACCESS), value.clone());
         }
-        draft.update(ino, rec);
         self.commit(&mut tree, draft)?;
         let inode = tree.get(ino)?;
         if let (Some(value), Some(xattrs)) = (access, &mut inode.xattrs) {

@@ -5,7 +5,7 @@ use super::Volume;
 use super::draft::Draft;
 use crate::cache::PageId;
 use crate::error::{Error, Result};
-use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
+use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, keys};
 use crate::pages::{Class, FIRST_FRAME, frame};
 
 /// As a rule a segment is compacted when at least this part of what it takes on disk is dead...
@@ -123,7 +123,7 @@ impl Volume {
                 let id = PageId { ino: *ino, no: *no };
                 let current = tree.peek(*ino).is_some_and(|inode| inode.version == *version);
                 if current && !volume.cache.is_dirty(id) {
-                    draft.batch.put(keys::page(*ino, *no), encode(&PageRecord { extent, ..*record }));
+                    draft.batch.put_record(keys::page(*ino, *no), &PageRecord { extent, ..*record });
                     draft.kill_extent(record.extent);
                     touched.push(*ino);
                 } else {

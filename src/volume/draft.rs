@@ -1,20 +1,25 @@
 //! A change of the tree in the making. It is put together from copies, journalled as one batch, and
 //! only then becomes visible in memory, in the cache of pages too: what could not be journalled has not happened.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::Hash;
-
 use super::Volume;
+use super::listed::Listed;
 use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
+use super::types::{Need, Pause, Step};
 use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::Result;
 use crate::format::{
-    Bucket, Extent, Ino, InodeRecord, Key, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, encode, keys,
+    Bucket, Extent, Ino, InodeRecord, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys, whole_patch,
 };
 
-/// Directory entries that change: directory, name, what the name is to mean.
-type EntryChange = (Ino, Box<[u8]>, Option<(Ino, Kind)>);
+/// A directory entry that changes.
+#[derive(Debug)]
+struct EntryChange {
+    dir: Ino,
+    name: Box<[u8]>,
+    /// What the name is to mean.
+    to: Option<(Ino, Kind)>,
+}
 
 /// How much of a file the catalog may say there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,53 +41,22 @@ enum InMemory {
     Journalled(Ino, Vec<(PageNo, u32)>),
 }
 
-/// Where keys stand in a list. They are few in nearly every change, and then looked at one by one.
+/// An inode that changes.
 #[derive(Debug)]
-struct Places<K> {
-    keys: Vec<K>,
-    /// Where each stands, once they are many.
-    index: HashMap<K, usize>,
-}
-
-impl<K: Clone + Eq + Hash> Places<K> {
-    /// More keys than this are found by their hash.
-    const FEW: usize = 16;
-
-    fn find(&self, key: &K) -> Option<usize> {
-        if self.keys.len() <= Self::FEW {
-            self.keys.iter().position(|other| other == key)
-        } else {
-            self.index.get(key).copied()
-        }
-    }
-
-    /// Appends a key that is not there.
-    fn push(&mut self, key: K) {
-        self.keys.push(key);
-        if self.keys.len() > Self::FEW {
-            let known = self.index.len();
-            let new = self.keys.iter().enumerate().skip(known);
-            self.index.extend(new.map(|(place, key)| (key.clone(), place)));
-        }
-    }
-}
-
-impl<K> Default for Places<K> {
-    fn default() -> Places<K> {
-        Places { keys: Vec::new(), index: HashMap::new() }
-    }
+struct Drafted {
+    /// As it is to be.
+    rec: InodeRecord,
+    recorded: Recorded,
+    /// The attributes of one that is born in this draft.
+    born: Option<Attributes>,
 }
 
 #[derive(Default)]
 pub(super) struct Draft {
     pub batch: Batch,
-    inodes: Vec<(Ino, InodeRecord, Recorded)>,
-    /// Where an inode stands in `inodes`.
-    places: Places<Ino>,
+    inodes: Listed<Ino, Drafted>,
     entries: Vec<EntryChange>,
     removed: Vec<Ino>,
-    /// New inodes with their attributes.
-    born: BTreeMap<Ino, Attributes>,
     /// Bytes of frames that come to be live or dead, by segment.
     live: Vec<(Extent, bool)>,
     freed: Vec<Extent>,
@@ -98,7 +72,9 @@ pub(super) struct Draft {
 impl Draft {
     /// Of a change that adds something: one behind [`Volume::ready_to_add`].
     pub fn adding() -> Draft {
-        Draft { batch: Batch { adds: true, ..Batch::default() }, ..Draft::default() }
+        let mut draft = Draft::default();
+        draft.batch.adds = true;
+        draft
     }
 
     /// A new inode; its number has been given to no other.
@@ -107,13 +83,12 @@ impl Draft {
         for (name, value) in &attributes {
             self.batch.put(keys::xattr(ino, name), value.clone());
         }
-        self.born.insert(ino, attributes);
-        self.inode(ino, rec);
+        self.inodes.put(ino, Drafted { rec, recorded: Recorded::Unchanged, born: Some(attributes) });
     }
 
     /// The attributes of an inode that is born in this draft.
     pub fn attributes_of_born(&self, ino: Ino) -> Option<&Attributes> {
-        self.born.get(&ino)
+        self.inodes.get(&ino)?.born.as_ref()
     }
 
     /// An inode as it is to be.
@@ -123,59 +98,51 @@ impl Draft {
 
     /// An inode as it is to be, and the size that is recorded. The last one for an inode wins.
     pub fn inode_sized(&mut self, ino: Ino, rec: InodeRecord, recorded: Recorded) {
-        match self.find_mut(ino) {
-            Some(slot) => *slot = (ino, rec, recorded),
-            None => {
-                self.inodes.push((ino, rec, recorded));
-                self.places.push(ino);
-            }
+        match self.inodes.get_mut(&ino) {
+            Some(drafted) => (drafted.rec, drafted.recorded) = (rec, recorded),
+            None => self.inodes.put(ino, Drafted { rec, recorded, born: None }),
         }
     }
 
     /// The size that is recorded of an inode that is in the draft already.
     pub fn record_size(&mut self, ino: Ino, size: u64) {
-        if let Some((_, _, recorded)) = self.find_mut(ino) {
-            *recorded = Recorded::Size(size);
+        if let Some(drafted) = self.inodes.get_mut(&ino) {
+            drafted.recorded = Recorded::Size(size);
         }
     }
 
-    /// An inode as it is to be; the size that is recorded stays as the draft has it.
-    pub fn update(&mut self, ino: Ino, rec: InodeRecord) {
-        match self.find_mut(ino) {
-            Some((_, old, _)) => *old = rec,
-            None => self.inode(ino, rec),
+    /// An inode as it is to be, so far as it is now; the size that is recorded stays as the draft has it.
+    pub fn edit(&mut self, tree: &mut Tree, ino: Ino) -> Step<&mut InodeRecord> {
+        if self.inodes.get(&ino).is_none() {
+            self.inode(ino, tree.get(ino)?.rec.clone());
+        }
+        match self.inodes.get_mut(&ino) {
+            Some(drafted) => Ok(&mut drafted.rec),
+            None => Err(Pause::Wait(Need::Inode(ino))),
         }
     }
 
     /// An inode as it is to be, when the draft has it.
     pub fn record(&self, ino: Ino) -> Option<&InodeRecord> {
-        self.find(ino).map(|(_, rec, _)| rec)
+        self.inodes.get(&ino).map(|drafted| &drafted.rec)
     }
 
     /// The size that the draft records of an inode, when it does.
     pub fn recorded_size(&self, ino: Ino) -> Option<u64> {
-        self.find(ino).and_then(|(_, _, recorded)| match recorded {
-            Recorded::Size(size) => Some(*size),
+        match self.inodes.get(&ino)?.recorded {
+            Recorded::Size(size) => Some(size),
             Recorded::Unchanged => None,
-        })
-    }
-
-    fn find(&self, ino: Ino) -> Option<&(Ino, InodeRecord, Recorded)> {
-        self.inodes.get(self.places.find(&ino)?)
-    }
-
-    fn find_mut(&mut self, ino: Ino) -> Option<&mut (Ino, InodeRecord, Recorded)> {
-        self.inodes.get_mut(self.places.find(&ino)?)
+        }
     }
 
     /// What a name is to mean; `None` removes it.
     pub fn entry(&mut self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) {
-        self.entries.push((dir, name.into(), to));
+        self.entries.push(EntryChange { dir, name: name.into(), to });
     }
 
     /// An inode whose last link is gone: it waits for its last reference.
     pub fn unlinked(&mut self, ino: Ino) {
-        self.batch.put(keys::orphan(ino), Vec::new());
+        self.batch.put(keys::orphan(ino), []);
         self.unlinked.push(ino);
     }
 
@@ -203,7 +170,7 @@ impl Draft {
     pub fn patches(&mut self, ino: Ino, patches: Vec<(PageNo, u32, Patch)>) {
         let mut upto: Vec<(PageNo, u32)> = Vec::new();
         for (no, n, patch) in patches {
-            self.batch.put(keys::patch(ino, no, n), encode(&patch));
+            self.batch.put_record(keys::patch(ino, no, n), &patch);
             match upto.last_mut() {
                 Some((last, end)) if *last == no => *end = n + 1,
                 _ => upto.push((no, n + 1)),
@@ -216,8 +183,7 @@ impl Draft {
     pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
         let mut upto = Vec::new();
         for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
-            self.batch
-                .put(keys::patch(ino, no, 0), encode(&Patch::Data { offset: 0, bytes: bytes.to_vec() }));
+            self.batch.put_record(keys::patch(ino, no, 0), &whole_patch(bytes));
             upto.push((no, 1));
         }
         self.in_memory.push(InMemory::Journalled(ino, upto));
@@ -232,7 +198,7 @@ impl Draft {
 
     /// All inodes that are to change, those that are made before what is in them.
     pub fn inodes(&self) -> impl Iterator<Item = (Ino, &InodeRecord)> {
-        self.inodes.iter().map(|(ino, rec, _)| (*ino, rec))
+        self.inodes.iter().map(|(ino, drafted)| (ino, &drafted.rec))
     }
 
     /// A frame that something refers to from now on.
@@ -247,7 +213,7 @@ impl Draft {
         }
         if shared {
             let key = keys::release(extent.segment, extent.offset, ino, page);
-            self.batch.put(key.clone(), encode(&extent.len));
+            self.batch.put_record(key.clone(), &extent.len);
             self.releases.push(key);
         } else {
             self.kill_extent(extent);
@@ -265,9 +231,9 @@ impl Volume {
     /// Journals a draft and makes it visible. On failure nothing has happened.
     pub(super) fn commit(&self, tree: &mut Tree, mut draft: Draft) -> Result<Seq> {
         let mut counters = tree.counters;
-        counters.inodes += draft.born.len() as u64;
-        if let Some(last) = draft.born.keys().last() {
-            counters.last_ino = counters.last_ino.max(last.0);
+        for (ino, _) in draft.inodes.iter().filter(|(_, drafted)| drafted.born.is_some()) {
+            counters.inodes += 1;
+            counters.last_ino = counters.last_ino.max(ino.0);
         }
         counters.inodes -= draft.removed.len() as u64;
 
@@ -294,25 +260,28 @@ impl Volume {
         for (segment, bytes) in &live {
             match bytes {
                 0 => draft.batch.delete(keys::segment(*segment)),
-                _ => draft.batch.put(keys::segment(*segment), encode(&SegmentRecord { live: *bytes })),
+                _ => draft.batch.put_record(keys::segment(*segment), &SegmentRecord { live: *bytes }),
             }
         }
 
-        let mut sizes = Vec::with_capacity(draft.inodes.len());
-        for (ino, rec, recorded) in &draft.inodes {
-            let before = tree.peek(*ino).map_or(0, |inode| inode.recorded_size);
-            let size = match (rec.kind(), recorded) {
+        for (ino, Drafted { rec, recorded, born }) in draft.inodes.iter_mut() {
+            let before = match born {
+                Some(_) => 0,
+                None => tree.peek(ino).map_or(0, |inode| inode.recorded_size),
+            };
+            let size = match (rec.kind(), *recorded) {
                 (Kind::File, Recorded::Unchanged) => before,
-                (Kind::File, Recorded::Size(size)) => *size,
+                (Kind::File, Recorded::Size(size)) => size,
                 _ => rec.size,
             };
+            *recorded = Recorded::Size(size);
             if rec.kind() == Kind::File {
                 counters.content = (counters.content + size).saturating_sub(before);
             }
-            let value =
-                if size == rec.size { encode(rec) } else { encode(&InodeRecord { size, ..rec.clone() }) };
-            draft.batch.put(keys::inode(*ino), value);
-            sizes.push(size);
+            match size == rec.size {
+                true => draft.batch.put_record(keys::inode(ino), rec),
+                false => draft.batch.put_record(keys::inode(ino), &InodeRecord { size, ..rec.clone() }),
+            }
         }
         for ino in &draft.removed {
             if let Some(inode) = tree.peek(*ino).filter(|inode| inode.rec.kind() == Kind::File) {
@@ -322,32 +291,27 @@ impl Volume {
 
         let mut slots = Vec::with_capacity(draft.entries.len());
         // Two names of one change may share a bucket.
-        let mut buckets: Vec<Bucket> = Vec::with_capacity(draft.entries.len());
-        let mut places: Places<Key> = Places::default();
-        for (dir, name, to) in &draft.entries {
-            let key = keys::bucket(*dir, hash_of(name));
-            let at = match places.find(&key) {
-                Some(at) => at,
-                None => {
-                    buckets.push(tree.bucket_of(*dir, name));
-                    places.push(key);
-                    buckets.len() - 1
-                }
-            };
-            if let Some(bucket) = buckets.get_mut(at) {
-                slots.push(set_in_bucket(bucket, name, *to)?);
+        let mut buckets: Listed<(Ino, u64), Bucket> = Listed::default();
+        for EntryChange { dir, name, to } in &draft.entries {
+            let hash = hash_of(name);
+            let bucket = buckets.get_or_put_with((*dir, hash), || tree.bucket_of(*dir, hash));
+            slots.push(set_in_bucket(bucket, name, *to)?);
+        }
+        for ((dir, hash), bucket) in buckets {
+            match bucket.is_empty() {
+                true => draft.batch.delete(keys::bucket(dir, hash)),
+                false => draft.batch.put_record(keys::bucket(dir, hash), &bucket),
             }
         }
-        for (key, bucket) in places.keys.into_iter().zip(buckets) {
-            let value = if bucket.is_empty() { None } else { Some(encode(&bucket)) };
-            draft.batch.changes.push((key, value));
-        }
         if counters != tree.counters {
-            draft.batch.put(keys::counters(), encode(&counters));
+            draft.batch.put_record(keys::counters(), &counters);
         }
 
         if tree.gone_is_due {
-            draft.batch.changes.push((keys::gone(), tree.gone.as_ref().map(encode)));
+            match &tree.gone {
+                Some(gone) => draft.batch.put_record(keys::gone(), gone),
+                None => draft.batch.delete(keys::gone()),
+            }
         }
 
         let seq = self.engine.apply(draft.batch).inspect_err(|error| self.note_failure(error))?;
@@ -372,8 +336,12 @@ impl Volume {
                 _ => drop(tree.live.insert(segment, bytes)),
             }
         }
-        for ((ino, rec, _), size) in draft.inodes.into_iter().zip(sizes) {
-            if let Some(attributes) = draft.born.remove(&ino) {
+        for (ino, Drafted { rec, recorded, born }) in draft.inodes {
+            let size = match recorded {
+                Recorded::Size(size) => size,
+                Recorded::Unchanged => rec.size,
+            };
+            if let Some(attributes) = born {
                 let version = tree.new_version();
                 let mut inode = Inode::new(rec, version);
                 inode.recorded_size = size;
@@ -392,8 +360,8 @@ impl Volume {
         }
         tree.pay(seq, bill);
         ended.into_iter().for_each(|dir| tree.end_quota(dir));
-        for ((dir, name, to), slot) in draft.entries.into_iter().zip(slots) {
-            tree.set_entry(dir, &name, slot, to);
+        for (EntryChange { dir, name, to }, slot) in draft.entries.into_iter().zip(slots) {
+            tree.set_entry(dir, name, slot, to);
         }
         for ino in draft.removed {
             tree.remove(ino);

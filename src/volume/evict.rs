@@ -617,7 +617,7 @@ impl Volume {
             self.run(|volume| {
                 volume.ready()?;
                 let mut draft = Draft::default();
-                records.iter().cloned().for_each(|(key, value)| draft.batch.put(key, value));
+                records.iter().for_each(|(key, value)| draft.batch.put(key, value));
                 let mut tree = volume.tree.lock();
                 volume.commit(&mut tree, draft)?;
                 tree.uses_written += 1;

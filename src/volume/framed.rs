@@ -17,7 +17,7 @@ use super::file::pieces;
 use super::put::{Change, Plan, To};
 use super::types::*;
 use crate::cache::{Access, PageId};
-use crate::format::{Codec, Extent, Ino, PageNo, PageRecord, SegmentId, encode, keys};
+use crate::format::{Codec, Extent, Ino, PageNo, PageRecord, SegmentId, keys};
 use crate::pages::Class;
 use crate::pages::frame::{self, How};
 use crate::shelf;
@@ -167,7 +167,7 @@ impl Drop for Framed<'_, '_> {
         let mut draft = Draft::default();
         draft.use_extent(place);
         draft.kill_extent(place);
-        draft.batch.put(keys::counters(), encode(&tree.counters));
+        draft.batch.put_record(keys::counters(), &tree.counters);
         if self.volume.commit(&mut tree, draft).is_err() {
             tree.dead += u64::from(place.len);
             tree.freed.push(place);

@@ -40,6 +40,7 @@ pub(crate) mod fuzz {
 mod get;
 mod janitor;
 mod limits;
+mod listed;
 mod load;
 mod marks;
 mod moment;

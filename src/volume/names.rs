@@ -214,7 +214,7 @@ impl Volume {
         (parent.mtime, parent.ctime) = (now, now);
         let ino = Ino(tree.counters.last_ino + 1);
         if let Some(at) = expires {
-            draft.batch.put(keys::expiry(at.secs(), ino), Vec::new());
+            draft.batch.put(keys::expiry(at.secs(), ino), []);
         }
         draft.birth(ino, rec, inherited);
         draft.inode(dir, parent);
@@ -294,9 +294,9 @@ impl Volume {
         let mut parent = tree.directory(dir)?.rec.clone();
         let mut draft = Draft::adding();
         if let Links::One { parent, name } = std::mem::replace(&mut rec.links, Links::Many) {
-            draft.batch.put(keys::link(ino, parent, &name), Vec::new());
+            draft.batch.put(keys::link(ino, parent, &name), []);
         }
-        draft.batch.put(keys::link(ino, dir, name), Vec::new());
+        draft.batch.put(keys::link(ino, dir, name), []);
         rec.nlink += 1;
         rec.ctime = now;
         parent.size += 1;
@@ -463,16 +463,14 @@ impl Volume {
             drop_name(&mut tree, &mut draft, new_dir, new_name, target.ino, now)?;
         }
         let moves = source.kind == Kind::Directory && dir != new_dir;
-        let mut from = draft_record(&mut tree, &draft, dir)?;
+        let from = draft.edit(&mut tree, dir)?;
         from.size -= 1;
         from.nlink -= u32::from(moves);
         (from.mtime, from.ctime) = (now, now);
-        draft.inode(dir, from);
-        let mut to = draft_record(&mut tree, &draft, new_dir)?;
+        let to = draft.edit(&mut tree, new_dir)?;
         to.size += 1;
         to.nlink += u32::from(moves);
         (to.mtime, to.ctime) = (now, now);
-        draft.inode(new_dir, to);
         move_link(&mut tree, &mut draft, source.ino, (dir, name), (new_dir, new_name), now)?;
         // The file that takes the name takes its content.
         if target.is_some()
@@ -504,14 +502,13 @@ impl Volume {
         name: &[u8],
         now: Time,
     ) -> Step<(Ino, Kind)> {
-        let mut parent = draft_record(tree, draft, dir)?;
-        let attributes = attributes(dir, tree.directory(dir)?)?;
-        let (mut rec, inherited) = self.newborn(caller, &parent, attributes, libc::S_IFCHR, None, now)?;
+        let inode = tree.directory(dir)?;
+        let (mut rec, inherited) =
+            self.newborn(caller, &inode.rec, attributes(dir, inode)?, libc::S_IFCHR, None, now)?;
         rec.links = Links::One { parent: dir, name: name.into() };
-        parent.size += 1;
         let (ino, kind) = (Ino(tree.counters.last_ino + 1), rec.kind());
         draft.birth(ino, rec, inherited);
-        draft.inode(dir, parent);
+        draft.edit(tree, dir)?.size += 1;
         Ok((ino, kind))
     }
 }
@@ -525,34 +522,35 @@ pub(super) fn drop_name(
     ino: Ino,
     now: Time,
 ) -> Step<()> {
-    let mut rec = draft_record(tree, draft, ino)?;
-    let mut parent = draft_record(tree, draft, dir)?;
-    // What is in it counts until it is empty, and the directory that it is in may be gone before.
-    if rec.kind() == Kind::Directory && !tree.quotas.is_empty() {
-        // One that this draft makes has none yet.
-        let payer = tree.peek(ino).and_then(|inode| inode.payer);
-        rec.links = Links::One { parent: payer.unwrap_or(ROOT), name: name.into() };
-    }
+    let kind = drafted(tree, draft, ino)?.kind();
+    let parent = draft.edit(tree, dir)?;
     parent.size -= 1;
     (parent.mtime, parent.ctime) = (now, now);
-    rec.ctime = now;
-    if rec.kind() == Kind::Directory {
+    if kind == Kind::Directory {
         parent.nlink = parent.nlink.saturating_sub(1);
-        rec.nlink = 0;
-    } else {
-        rec.nlink -= 1;
     }
-    if rec.links == Links::Many {
+    // What is in it counts until it is empty, and the directory that it is in may be gone before.
+    let kept = (kind == Kind::Directory && !tree.quotas.is_empty()).then(|| {
+        // One that this draft makes has none yet.
+        let payer = tree.peek(ino).and_then(|inode| inode.payer);
+        Links::One { parent: payer.unwrap_or(ROOT), name: name.into() }
+    });
+    let rec = draft.edit(tree, ino)?;
+    if let Some(links) = kept {
+        rec.links = links;
+    }
+    rec.ctime = now;
+    rec.nlink = if kind == Kind::Directory { 0 } else { rec.nlink - 1 };
+    let (many, last, expires) = (rec.links == Links::Many, rec.nlink == 0, rec.expires);
+    if many {
         draft.batch.delete(keys::link(ino, dir, name));
     }
-    if rec.nlink == 0 {
-        if let Some(at) = rec.expires {
+    if last {
+        if let Some(at) = expires {
             draft.batch.delete(keys::expiry(at.secs(), ino));
         }
         draft.unlinked(ino);
     }
-    draft.inode(dir, parent);
-    draft.inode(ino, rec);
     draft.entry(dir, name, None);
     Ok(())
 }
@@ -565,11 +563,6 @@ pub(super) fn drafted<'a>(tree: &'a mut Tree, draft: &'a Draft, ino: Ino) -> Ste
     }
 }
 
-/// [`drafted`], to be changed.
-pub(super) fn draft_record(tree: &mut Tree, draft: &Draft, ino: Ino) -> Step<InodeRecord> {
-    drafted(tree, draft, ino).cloned()
-}
-
 /// Notes in a draft that an inode has moved from one name to another.
 fn move_link(
     tree: &mut Tree,
@@ -579,16 +572,15 @@ fn move_link(
     to: (Ino, &[u8]),
     now: Time,
 ) -> Step<()> {
-    let mut rec = draft_record(tree, draft, ino)?;
+    let rec = draft.edit(tree, ino)?;
+    rec.ctime = now;
     match &mut rec.links {
         Links::One { parent, name } => (*parent, *name) = (to.0, to.1.into()),
         Links::Many => {
             draft.batch.delete(keys::link(ino, from.0, from.1));
-            draft.batch.put(keys::link(ino, to.0, to.1), Vec::new());
+            draft.batch.put(keys::link(ino, to.0, to.1), []);
         }
     }
-    rec.ctime = now;
-    draft.inode(ino, rec);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::files::{is_of_store, refuse_unrestored};
 use crate::format::{
     CounterRecord, FORMAT_VERSION, FormatLine, Ino, PageNo, Patch, ROOT, SegmentId, SegmentRecord, decode,
-    encode, keys,
+    keys,
 };
 use crate::io::{Io, Lock};
 use crate::pages::{LocalSegments, Segments};
@@ -125,7 +125,7 @@ impl Volume {
         let mut batch = Batch::default();
         batch.put(keys::inode(ROOT), root_record(self.clock.now(), uid, gid));
         let counters = CounterRecord { inodes: 1, last_ino: ROOT.0, ..CounterRecord::default() };
-        batch.put(keys::counters(), encode(&counters));
+        batch.put_record(keys::counters(), &counters);
         self.engine.apply(batch)?;
         self.make_durable(self.engine.last_seq())
     }

@@ -9,15 +9,15 @@
 //! Invariants: until the batch is journalled nothing of it is seen, and a failure leaves no trace; a file
 //! gets a name only when all its content is in frames or in the same batch.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::draft::{Draft, Recorded};
+use super::draft::Draft;
 use super::file::pieces;
 use super::framed::{Framed, FramedFile};
-use super::names::{draft_record, drafted, drop_name};
+use super::listed::Listed;
+use super::names::{drafted, drop_name};
 use super::tree::{Attributes, Child, Tree};
 use super::types::*;
 use super::writeback::PATCH_LIMIT;
@@ -26,7 +26,7 @@ use super::{Volume, check_name};
 use crate::cache::{self, Base, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Codec, Ino, InodeRecord, Kind, Links, PageNo, ROOT, encode, keys};
+use crate::format::{Codec, Ino, InodeRecord, Kind, Links, PageNo, ROOT, keys};
 use crate::shelf;
 
 /// The most changes of one batch. Their records are in memory together, also with the least of it.
@@ -124,16 +124,22 @@ pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
 /// What a name means: nothing, or a file of some kind.
 type Named = Option<(Ino, Kind)>;
 
+/// What the kernel is told of: a name in a directory, or an inode.
+enum Heard<'a> {
+    Name(Ino, &'a [u8]),
+    Inode(Ino),
+}
+
 /// A batch in the making: the draft, and what names mean in it so far.
 pub(super) struct Plan<'a> {
     draft: Draft,
     /// Names that the batch changes.
-    names: HashMap<(Ino, &'a [u8]), Named>,
+    names: Listed<(Ino, &'a [u8]), Named>,
     next: u64,
     /// New files with content that rides in the batch.
     contents: Vec<(Ino, u8, &'a [u8])>,
     /// Whom the kernel must be told of.
-    events: Vec<Event>,
+    heard: Vec<Heard<'a>>,
     /// The earliest expiry that is set.
     expires: Option<Time>,
 }
@@ -184,7 +190,7 @@ impl Volume {
             is_framed.push(framed);
         }
         let mut patience = names + PATIENCE;
-        let (there, events) = loop {
+        let (there, heard) = loop {
             let framed = self.frame_contents(caller, &staged, &is_framed);
             match framed.and_then(|framed| self.try_apply(caller, &staged, framed)) {
                 Ok(done) => break done,
@@ -200,19 +206,19 @@ impl Volume {
             }
             patience -= 1;
         };
-        self.tell_all(events);
+        self.tell_all(&heard);
         if durable {
             self.make_durable(self.engine.last_seq())?;
         }
         Ok(there)
     }
 
-    fn try_apply(
+    fn try_apply<'a>(
         &self,
         caller: &Caller,
-        changes: &[Change<'_>],
+        changes: &[Change<'a>],
         mut framed: Option<Framed<'_, '_>>,
-    ) -> Step<(Vec<bool>, Vec<Event>)> {
+    ) -> Step<(Vec<bool>, Vec<Heard<'a>>)> {
         let adds = changes.iter().any(|change| !matches!(change.to, To::Nothing { .. }));
         if adds { self.ready_to_add() } else { self.ready() }?;
         let mut tree = self.tree.lock();
@@ -230,7 +236,7 @@ impl Volume {
             self.check_bill(&tree, &tree.bill(plan.draft.inodes()), &riding)?;
         }
         self.ride(&mut plan)?;
-        let Plan { draft, contents, events, expires, .. } = plan;
+        let Plan { draft, contents, heard, expires, .. } = plan;
         if let Err(error) = self.commit(&mut tree, draft) {
             self.forget_contents(&contents);
             return Err(error.into());
@@ -242,7 +248,7 @@ impl Volume {
         if let Some(at) = expires {
             self.expiry_set(at);
         }
-        Ok((there, events))
+        Ok((there, heard))
     }
 
     /// Puts one change into the plan; `framed`: the file that has its content in frames. Returns whether the key was there.
@@ -285,12 +291,12 @@ impl Volume {
                 };
                 let (ino, _) = plan.find(tree, from_dir, from_name)?.ok_or(Error::NotFound)?;
                 plan.drop(tree, from_dir, from_name, ino, now)?;
-                plan.events.push(Event::Inode(ino));
+                plan.heard.push(Heard::Inode(ino));
                 // The expiry that it had was that of its old name.
-                let mut rec = draft_record(tree, &plan.draft, ino)?;
-                let (inherits, _) = self.newborn_in(tree, plan, caller, dir, rec.mode, now)?;
+                let mode = drafted(tree, &plan.draft, ino)?.mode;
+                let (inherits, _) = self.newborn_in(tree, plan, caller, dir, mode, now)?;
+                let rec = plan.draft.edit(tree, ino)?;
                 (rec.expires, rec.period) = (inherits.expires, inherits.period);
-                plan.draft.inode(ino, rec);
                 (ino, new)
             }
         };
@@ -371,7 +377,7 @@ impl Volume {
                 rec.page_shift = file.page_shift;
                 for (no, record) in &file.pages {
                     plan.draft.use_extent(record.extent);
-                    plan.draft.batch.put(keys::page(file.ino, *no), encode(record));
+                    plan.draft.batch.put_record(keys::page(file.ino, *no), record);
                     rec.pages += 1;
                     rec.stored += u64::from(record.extent.len);
                 }
@@ -419,13 +425,14 @@ impl Volume {
         new: &NewFile,
         now: Time,
     ) -> Step<()> {
-        let mut rec = draft_record(tree, &plan.draft, ino)?;
+        let born = plan.draft.attributes_of_born(ino).is_some();
+        let rec = plan.draft.edit(tree, ino)?;
         if rec.kind() != Kind::File || rec.nlink != 0 {
             return Err(
                 Error::Invalid("only a regular file with no further name can take a key".into()).into()
             );
         }
-        if plan.draft.attributes_of_born(ino).is_none() && self.cache.dirty(ino).is_some() {
+        if !born && self.cache.dirty(ino).is_some() {
             return Err(Pause::Wait(Need::Flushed(ino)));
         }
         rec.nlink = 1;
@@ -439,12 +446,12 @@ impl Volume {
             Some(Expiry::At(at)) => (Some(at), None),
             Some(Expiry::In(seconds)) => (Some(shelf::after(now, seconds)), Some(seconds)),
         };
-        if let Some(at) = rec.expires {
+        let (expires, size) = (rec.expires, rec.size);
+        plan.draft.record_size(ino, size);
+        if let Some(at) = expires {
             plan.expire(at, ino);
         }
-        let size = rec.size;
-        plan.draft.inode_sized(ino, rec, Recorded::Size(size));
-        if plan.draft.attributes_of_born(ino).is_none() {
+        if !born {
             plan.draft.relinked(ino);
         }
         plan.enter(tree, dir, name, (ino, Kind::File), now)
@@ -539,8 +546,14 @@ impl Volume {
         wait.recv_timeout(time).is_ok()
     }
 
-    fn tell_all(&self, events: Vec<Event>) {
-        events.into_iter().for_each(|event| self.tell(event));
+    fn tell_all(&self, heard: &[Heard<'_>]) {
+        let Some(listener) = self.listener.lock().clone() else { return };
+        for event in heard {
+            listener(match event {
+                Heard::Name(dir, name) => Event::Entry { dir: *dir, name: (*name).into() },
+                Heard::Inode(ino) => Event::Inode(*ino),
+            });
+        }
     }
 }
 
@@ -562,10 +575,10 @@ impl<'a> Plan<'a> {
     pub fn new(tree: &Tree) -> Plan<'a> {
         Plan {
             draft: Draft::default(),
-            names: HashMap::new(),
+            names: Listed::default(),
             next: tree.counters.last_ino + 1,
             contents: Vec::new(),
-            events: Vec::new(),
+            heard: Vec::new(),
             expires: None,
         }
     }
@@ -599,30 +612,29 @@ impl<'a> Plan<'a> {
     /// Removes a name.
     fn drop(&mut self, tree: &mut Tree, dir: Ino, name: &'a [u8], ino: Ino, now: Time) -> Step<()> {
         drop_name(tree, &mut self.draft, dir, name, ino, now)?;
-        self.names.insert((dir, name), None);
-        self.events.push(Event::Entry { dir, name: name.into() });
+        self.names.put((dir, name), None);
+        self.heard.push(Heard::Name(dir, name));
         if self.draft.record(ino).is_some_and(|rec| rec.nlink > 0) {
-            self.events.push(Event::Inode(ino));
+            self.heard.push(Heard::Inode(ino));
         }
         Ok(())
     }
 
     /// Enters a name that is free.
     fn enter(&mut self, tree: &mut Tree, dir: Ino, name: &'a [u8], to: (Ino, Kind), now: Time) -> Step<()> {
-        let mut parent = draft_record(tree, &self.draft, dir)?;
+        let parent = self.draft.edit(tree, dir)?;
         parent.size += 1;
         parent.nlink += u32::from(to.1 == Kind::Directory);
         (parent.mtime, parent.ctime) = (now, now);
-        self.draft.inode(dir, parent);
         self.draft.entry(dir, name, Some(to));
-        self.names.insert((dir, name), Some(to));
-        self.events.push(Event::Entry { dir, name: name.into() });
+        self.names.put((dir, name), Some(to));
+        self.heard.push(Heard::Name(dir, name));
         Ok(())
     }
 
     /// Notes that an inode expires.
     fn expire(&mut self, at: Time, ino: Ino) {
-        self.draft.batch.put(keys::expiry(at.secs(), ino), Vec::new());
+        self.draft.batch.put(keys::expiry(at.secs(), ino), []);
         self.expires = Some(self.expires.map_or(at, |other| other.min(at)));
     }
 }

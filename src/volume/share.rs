@@ -8,7 +8,7 @@ use super::Volume;
 use super::draft::{Draft, Recorded};
 use super::types::Pause;
 use crate::error::Result;
-use crate::format::{Extent, Ino, PageNo, PageRecord, decode, encode, keys};
+use crate::format::{Extent, Ino, PageNo, PageRecord, decode, keys};
 
 /// How often sharing is tried while others write to the files.
 const SHARE_TRIES: usize = 4;
@@ -93,7 +93,7 @@ impl Volume {
             rec.shared |= !sources.is_empty();
             let mut counted: Vec<(Extent, u32)> = Vec::new();
             for ((no, record), owners) in sources.into_iter().zip(owners) {
-                draft.batch.put(keys::page(to, no), encode(&record));
+                draft.batch.put_record(keys::page(to, no), &record);
                 // The same frame may come up several times in one range.
                 let again = counted.iter_mut().find(|(extent, _)| *extent == record.extent);
                 let owners = match again {
@@ -106,7 +106,7 @@ impl Volume {
                         owners
                     }
                 };
-                draft.batch.put(keys::owners(record.extent.segment, record.extent.offset), encode(&owners));
+                draft.batch.put_record(keys::owners(record.extent.segment, record.extent.offset), &owners);
                 rec.pages += 1;
                 rec.stored += u64::from(record.extent.len);
             }
@@ -156,7 +156,7 @@ impl Volume {
         self.run(|volume| {
             volume.ready()?;
             let mut draft = Draft::default();
-            draft.batch.delete(key.to_vec());
+            draft.batch.delete(key);
             let owners_key = keys::owners(segment, offset);
             match owners {
                 0 | 1 => {
@@ -164,7 +164,7 @@ impl Volume {
                     draft.kill_extent(extent);
                 }
                 // One owner is kept as a number, too: it may be shared again.
-                more => draft.batch.put(owners_key, encode(&(more - 1))),
+                more => draft.batch.put_record(owners_key, &(more - 1)),
             }
             volume.commit(&mut volume.tree.lock(), draft)?;
             Ok(())

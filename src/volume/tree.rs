@@ -477,35 +477,36 @@ impl Tree {
         self.get(dir)?.find_anywhere(dir, name)
     }
 
-    /// The bucket that a name belongs to. [`Tree::find`] of the name has succeeded before.
-    pub fn bucket_of(&self, dir: Ino, name: &[u8]) -> Bucket {
+    /// The bucket of names with a hash. [`Tree::find`] of one of them has succeeded before.
+    pub fn bucket_of(&self, dir: Ino, hash: u64) -> Bucket {
         match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
-            Some(entries) => entries.bucket(hash_of(name)).cloned().collect(),
+            Some(entries) => entries.bucket(hash).cloned().collect(),
             None => Bucket::new(),
         }
     }
 
     /// Sets or removes an entry in memory.
-    pub fn set_entry(&mut self, dir: Ino, name: &[u8], slot: u8, to: Option<(Ino, Kind)>) {
+    pub fn set_entry(&mut self, dir: Ino, name: Box<[u8]>, slot: u8, to: Option<(Ino, Kind)>) {
         let version = self.new_version();
         let Some(inode) = self.inodes.peek_mut(&dir) else { return };
         inode.version = version;
         let entries = inode.entries.get_or_insert_default();
+        let hash = hash_of(&name);
         if let Some(window) = &mut entries.window {
             window.set(
-                cookie(hash_of(name), slot),
-                to.map(|(ino, kind)| Dentry { name: name.into(), ino, kind, slot }),
+                cookie(hash, slot),
+                to.map(|(ino, kind)| Dentry { name: name.clone(), ino, kind, slot }),
             );
         }
         match to {
             Some((ino, kind)) => {
                 if !entries.complete {
-                    entries.hashes.insert(hash_of(name));
+                    entries.hashes.insert(hash);
                 }
-                entries.put(Dentry { name: name.into(), ino, kind, slot });
+                entries.put(Dentry { name, ino, kind, slot });
             }
             None => {
-                if let Some(old) = entries.by_cookie.remove(&cookie(hash_of(name), slot)) {
+                if let Some(old) = entries.by_cookie.remove(&cookie(hash, slot)) {
                     entries.weight -= ENTRY_WEIGHT + old.name.len();
                 }
             }

@@ -10,7 +10,7 @@ use super::draft::{Draft, Recorded};
 use super::types::Pause;
 use crate::cache::{Flush, Flushed, PageId};
 use crate::error::Result;
-use crate::format::{Codec, Extent, Ino, PageRecord, Seq, decode, encode, keys};
+use crate::format::{Codec, Extent, Ino, PageRecord, Seq, decode, keys};
 use crate::pages::Class;
 use crate::pages::frame::{self, How};
 use crate::shelf;
@@ -199,7 +199,7 @@ impl Volume {
             match extent {
                 Some(record) => {
                     draft.use_extent(record.extent);
-                    draft.batch.put(keys::page(ino, no), encode(&record));
+                    draft.batch.put_record(keys::page(ino, no), &record);
                     rec.pages += 1;
                     rec.stored += u64::from(record.extent.len);
                 }

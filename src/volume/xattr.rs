@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::config::parse_size;
 use crate::error::{Error, Result};
 use crate::format::{
-    Extent, Ino, InodeRecord, Kind, Links, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, PageNo, ROOT, encode, keys,
+    Extent, Ino, InodeRecord, Kind, Links, NAME_MAX, PAGE_SHIFT, PAGE_SHIFTS, PageNo, ROOT, keys,
 };
 use crate::shelf;
 
@@ -342,7 +342,10 @@ impl Volume {
             _ => {}
         }
         let mut draft = if value.is_some() { Draft::adding() } else { Draft::default() };
-        draft.batch.changes.push((keys::xattr(ino, name), value.clone()));
+        match &value {
+            Some(value) => draft.batch.put(keys::xattr(ino, name), value),
+            None => draft.batch.delete(keys::xattr(ino, name)),
+        }
         draft.inode(ino, rec);
         self.commit(tree, draft)?;
         let there = tree.get(ino)?.xattrs.get_or_insert_default();
@@ -436,7 +439,7 @@ impl Volume {
                 return Err(Error::NotPermitted.into());
             }
             Some(_) if !tree.quotas.has(ino) => return Err(Pause::Wait(Need::Quota(ino))),
-            Some(limit) => draft.batch.put(keys::quota(ino), encode(&limit)),
+            Some(limit) => draft.batch.put_record(keys::quota(ino), &limit),
             None if tree.quotas.limit(ino).is_none() => return Err(Error::NoAttribute.into()),
             None => draft.batch.delete(keys::quota(ino)),
         }
@@ -466,7 +469,7 @@ impl Volume {
             draft.batch.delete(keys::expiry(old.secs(), ino));
         }
         if let Some(new) = expires {
-            draft.batch.put(keys::expiry(new.secs(), ino), Vec::new());
+            draft.batch.put(keys::expiry(new.secs(), ino), []);
         }
         rec.expires = expires;
         rec.period = if expires.is_some() { period } else { None };

@@ -147,11 +147,9 @@ fn inodes_that_are_impossible_or_missing_are_found() {
         ("a target of another length", Bad, "inode", "its target has 8 bytes", |edit, batch| {
             edit.inode(batch, "link", |rec| rec.size = 9);
         }),
-        ("a key of no tag", Bad, "catalog", "none of this format", |_, batch| {
-            batch.put(b"Zebra".to_vec(), vec![1])
-        }),
+        ("a key of no tag", Bad, "catalog", "none of this format", |_, batch| batch.put(b"Zebra", vec![1])),
         ("a key that is too long", Bad, "catalog", "none of this format", |_, batch| {
-            batch.put(b"I123456789".to_vec(), vec![1]);
+            batch.put(b"I123456789", vec![1]);
         }),
         ("keys of each kind that are too short", Bad, "catalog", "none of this format", |edit, batch| {
             for tag in *b"DFILOPRSTWX" {
@@ -161,7 +159,7 @@ fn inodes_that_are_impossible_or_missing_are_found() {
                     b'O' => keys::orphan(Ino(4)),
                     _ => edit.first(tag).0,
                 };
-                batch.put(key[..key.len().min(9) - 1].to_vec(), vec![1]);
+                batch.put(&key[..key.len().min(9) - 1], vec![1]);
             }
         }),
         ("an attribute's name with NUL", Bad, "attributes", "contains NUL", |edit, batch| {

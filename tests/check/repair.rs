@@ -183,7 +183,7 @@ fn what_is_taken_out_of_use_is_kept_in_the_store() {
     let sample = Sample::new(false);
     let key = keys::xattr(sample.inos["text"], b"user.\0");
     sample.edit(|edit, batch| {
-        batch.put(key.clone(), b"a value".to_vec());
+        batch.put(key.clone(), b"a value");
         batch.put(keys::bucket(edit.ino("dir"), 77), vec![9, 9]);
     });
     let repaired = sample.repaired().unwrap();
@@ -326,7 +326,7 @@ fn wreck(edit: &Edit<'_>, batch: &mut Batch) {
     let (key, value) = edit.first(keys::SEGMENT);
     let live = decode::<SegmentRecord>(&value, "test").unwrap().live;
     batch.put(key, encode(&SegmentRecord { live: live + 1000 }));
-    batch.put(b"Zebra".to_vec(), vec![1]);
+    batch.put(b"Zebra", vec![1]);
 }
 
 /// The disk dies at the n-th operation of a repair, for each n, and what it had not synced is kept, dropped or torn.

@@ -22,7 +22,7 @@ mod writer;
 
 pub(super) use file::{Directory, JournalFile};
 pub(super) use recall::recall;
-pub(super) use record::{Draft, batch, mark};
+pub(super) use record::{Draft, HEADER, batch, mark};
 pub(super) use replay::replay;
 pub(super) use writer::Writer;
 
@@ -31,4 +31,4 @@ pub const GO_BACK: &str =
     "go back to what was before it with larder check --repair, or restore the store from a backup";
 
 #[cfg(feature = "testing")]
-pub(super) use record::{ALIGN, HEADER, Kind, parse, read_batch};
+pub(super) use record::{ALIGN, Kind, parse};

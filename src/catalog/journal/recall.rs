@@ -42,7 +42,7 @@ pub(in crate::catalog) fn recall(
             None => None,
         };
         let understood = record.and_then(|record| match record.kind {
-            Kind::Batch => record::read_batch(record.payload).map(|batch| pending.push((*seq, batch))),
+            Kind::Batch => Batch::read(record.payload).map(|batch| pending.push((*seq, batch))),
             Kind::Mark => record::read_mark(record.payload).map(|upto| {
                 let vouched = pending.partition_point(|(seq, _)| *seq <= upto);
                 pending.drain(..vouched).for_each(|(_, batch)| apply(batch));

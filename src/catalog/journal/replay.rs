@@ -109,7 +109,7 @@ impl Row {
             };
             match record.kind {
                 Kind::Batch => {
-                    let batch = record::read_batch(record.payload).ok_or_else(impossible)?;
+                    let batch = Batch::read(record.payload).ok_or_else(impossible)?;
                     self.pending.push((record.seq, batch));
                 }
                 Kind::Mark => {

@@ -166,8 +166,8 @@ mod tests {
 
     fn put(len: usize) -> Draft {
         let mut changes = Batch::default();
-        changes.put(b"key".to_vec(), vec![7; len]);
-        batch(&changes).unwrap()
+        changes.put(b"key", vec![7; len]);
+        batch(changes).unwrap()
     }
 
     #[test]

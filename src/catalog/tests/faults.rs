@@ -27,7 +27,7 @@ fn workload(catalog: &LocalCatalog) -> (u64, u64) {
     for n in 0..30 {
         let mut batch = numbered(applied + 1);
         if n % 4 == 0 {
-            batch.put(b"large".to_vec(), vec![n as u8; 20 << 10]);
+            batch.put(b"large", vec![n as u8; 20 << 10]);
         }
         if catalog.apply(batch).is_ok() {
             applied += 1;
@@ -126,7 +126,7 @@ fn after_a_failure_the_snapshot_that_readers_are_given_is_read_on_though_a_check
         Index::open(&io, Path::new("/store/index.redb"), MEMORY / 2, false, &reserve).unwrap();
     shown.show();
     let mut table = Table::default();
-    table.apply(numbered(4001));
+    table.apply(numbered(4001).changes());
     let next = index.commit(&table.freeze(), Reach { seq: reach.seq + 1, ..reach }).unwrap();
     disk.fail(Kind::Read, 0, Fault::Errno(libc::EIO));
     let failed = (1..=4000).find_map(|n| shown.get(&key(n)).err());

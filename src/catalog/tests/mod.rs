@@ -112,8 +112,8 @@ impl Bench {
 /// A batch that puts `n` under a key of its own and under a common one.
 fn numbered(n: u64) -> Batch {
     let mut batch = Batch::default();
-    batch.put(format!("n{n:06}").into_bytes(), n.to_le_bytes().to_vec());
-    batch.put(b"last".to_vec(), n.to_le_bytes().to_vec());
+    batch.put(format!("n{n:06}").into_bytes(), n.to_le_bytes());
+    batch.put(b"last", n.to_le_bytes());
     batch
 }
 

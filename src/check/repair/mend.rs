@@ -168,7 +168,13 @@ impl<'a> Mend<'a> {
     pub fn write(&mut self) -> Result<()> {
         // Ahead of the batch: what it deletes is kept before.
         self.aside.write()?;
-        let batch = Batch { changes: std::mem::take(&mut self.changes).into_iter().collect(), adds: false };
+        let mut batch = Batch::default();
+        for (key, value) in std::mem::take(&mut self.changes) {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
         self.bytes = 0;
         if batch.is_empty() {
             return Ok(());

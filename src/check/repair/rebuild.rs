@@ -75,9 +75,9 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     };
     let mut later = Layer::new();
     let journal = recall(io, dir, &mut |batch| frames_are_whole(&segments, batch), &mut |batch: Batch| {
-        for (key, value) in batch.changes {
-            name(&mut base.named, &key, value.as_deref());
-            later.insert(key, value);
+        for (key, value) in batch.changes() {
+            name(&mut base.named, key, value);
+            later.insert(key.to_vec(), value.map(<[u8]>::to_vec));
         }
     })?;
 

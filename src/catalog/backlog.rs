@@ -1,0 +1,103 @@
+//! Batches that are journalled and not in the table yet.
+//!
+//! To put a batch in order costs more than to journal it. So whoever applies one leaves it here, and a thread of the
+//! catalog takes them into the table, some at a time; so does whoever looks into the table meanwhile.
+
+use parking_lot::{Condvar, Mutex};
+
+use super::journal::Draft;
+
+/// Batches for which the thread is woken: waking it costs as much as putting some of them in order.
+const MANY: usize = 64;
+
+/// Batches at which whoever adds another helps.
+const TOO_MANY: usize = 8 * MANY;
+
+/// The batches that wait.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    queue: Mutex<Queue>,
+    /// There is work for the thread.
+    work: Condvar,
+    /// Bytes of batches for which the thread is woken.
+    many_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Queue {
+    batches: Vec<Draft>,
+    /// Bytes of memory that they will take in the table, and take here.
+    bytes: usize,
+    /// The newest batch that was ever added.
+    last: u64,
+    /// Whether the thread waits for work.
+    idle: bool,
+    stop: bool,
+}
+
+/// What was taken from the backlog.
+pub(super) struct Taken {
+    /// The batches, in order.
+    pub batches: Vec<Draft>,
+    /// The bytes that they were counted with.
+    pub bytes: usize,
+    /// The newest batch that was ever added.
+    pub last: u64,
+}
+
+impl Backlog {
+    /// An empty one, behind batch `last`. From `many_bytes` on there is work.
+    pub fn new(last: u64, many_bytes: usize) -> Backlog {
+        let queue = Queue { batches: Vec::new(), bytes: 0, last, idle: false, stop: false };
+        Backlog { queue: Mutex::new(queue), work: Condvar::new(), many_bytes }
+    }
+
+    /// Adds batch `last`, that counts so many bytes. Returns whether there are too many now.
+    pub fn push(&self, batch: Draft, bytes: usize, last: u64) -> bool {
+        let mut queue = self.queue.lock();
+        queue.batches.push(batch);
+        queue.bytes += bytes;
+        queue.last = last;
+        let wake = queue.idle && self.is_more_than(&queue, MANY);
+        let too_many = self.is_more_than(&queue, TOO_MANY);
+        queue.idle &= !wake;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        too_many
+    }
+
+    fn is_more_than(&self, queue: &Queue, batches: usize) -> bool {
+        queue.batches.len() >= batches || queue.bytes / (batches / MANY) >= self.many_bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.queue.lock().batches.is_empty()
+    }
+
+    /// Takes all out.
+    pub fn take(&self) -> Taken {
+        let mut queue = self.queue.lock();
+        let batches = std::mem::take(&mut queue.batches);
+        Taken { batches, bytes: std::mem::take(&mut queue.bytes), last: queue.last }
+    }
+
+    /// Waits until there is work. False: there will be none any longer.
+    pub fn wait(&self) -> bool {
+        let mut queue = self.queue.lock();
+        while !queue.stop && !self.is_more_than(&queue, MANY) {
+            queue.idle = true;
+            self.work.wait(&mut queue);
+        }
+        queue.idle = false;
+        !queue.stop
+    }
+
+    /// Ends the waiting.
+    pub fn stop(&self) {
+        self.queue.lock().stop = true;
+        self.work.notify_one();
+    }
+}

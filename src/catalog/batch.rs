@@ -1,0 +1,212 @@
+//! A batch of changes, put together as the journal keeps it.
+//!
+//! Its changes lie one behind the other: a LEB128 number, twice the key's length plus one for a put; the key; for a put, the
+//! value's length as LEB128 and the value. Ahead of them is room for the header of the journal's record, so that a change is
+//! written once into one block of memory, and that block is what goes to the disk and waits for the table.
+
+use serde::Serialize;
+
+use super::journal::HEADER;
+use crate::format::encode_into;
+
+/// Bytes that a batch begins with: a change of one small file with its records takes some hundred.
+const ROOM: usize = 512;
+
+/// Changes that happen together or not at all. A later change of a key in it wins.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Nothing, or the room for the header and the changes.
+    bytes: Vec<u8>,
+    count: usize,
+    /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
+    /// what was accepted before.
+    pub adds: bool,
+}
+
+/// A change: a key, and its new value; `None` deletes.
+pub type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+
+impl Batch {
+    /// A batch of the changes in a payload of the journal; none when its structure is impossible.
+    pub(super) fn read(payload: &[u8]) -> Option<Batch> {
+        let mut rest = Changes(payload);
+        let count = rest.by_ref().count();
+        if !rest.0.is_empty() {
+            return None;
+        }
+        let mut batch = Batch { count, ..Batch::default() };
+        if count > 0 {
+            batch.bytes = [&[0; HEADER], payload].concat();
+        }
+        Some(batch)
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        self.begin(key.as_ref(), true);
+        put_number(&mut self.bytes, value.len() as u64);
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// Sets a key to a record.
+    pub fn put_record(&mut self, key: impl AsRef<[u8]>, record: &impl Serialize) {
+        self.begin(key.as_ref(), true);
+        // Most are shorter than 128 bytes, of which one byte tells the length.
+        self.bytes.push(0);
+        let start = self.bytes.len();
+        encode_into(record, &mut self.bytes);
+        let len = self.bytes.len() - start;
+        if len < 0x80 {
+            self.bytes[start - 1] = len as u8;
+        } else {
+            let mut number = Vec::with_capacity(5);
+            put_number(&mut number, len as u64);
+            self.bytes.splice(start - 1..start, number);
+        }
+    }
+
+    /// Deletes a key; one that does not exist is fine.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) {
+        self.begin(key.as_ref(), false);
+    }
+
+    fn begin(&mut self, key: &[u8], put: bool) {
+        if self.bytes.is_empty() {
+            self.bytes.reserve(ROOM);
+            self.bytes.resize(HEADER, 0);
+        }
+        self.count += 1;
+        put_number(&mut self.bytes, (key.len() as u64) << 1 | u64::from(put));
+        self.bytes.extend_from_slice(key);
+    }
+
+    /// Makes room for so many bytes of keys and values.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(HEADER + bytes);
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many changes it has.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Its changes, in order.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        changes(self.bytes.get(HEADER..).unwrap_or_default())
+    }
+
+    /// Room for the record's header, and the changes.
+    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+        if self.bytes.is_empty() {
+            self.bytes.resize(HEADER, 0);
+        }
+        self.bytes
+    }
+}
+
+/// The changes in a payload, up to one whose structure is impossible.
+pub(super) fn changes(payload: &[u8]) -> impl Iterator<Item = Change<'_>> {
+    Changes(payload)
+}
+
+/// What is left of a payload.
+struct Changes<'a>(&'a [u8]);
+
+impl<'a> Changes<'a> {
+    fn take(from: &mut &'a [u8]) -> Option<Change<'a>> {
+        let tag = take_number(from)?;
+        let key = take(from, tag >> 1)?;
+        if tag & 1 == 0 {
+            return Some((key, None));
+        }
+        let length = take_number(from)?;
+        Some((key, Some(take(from, length)?)))
+    }
+}
+
+impl<'a> Iterator for Changes<'a> {
+    type Item = Change<'a>;
+
+    fn next(&mut self) -> Option<Change<'a>> {
+        let mut rest = self.0;
+        let change = Changes::take(&mut rest)?;
+        self.0 = rest;
+        Some(change)
+    }
+}
+
+fn put_number(to: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        to.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
+fn take_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..63).step_by(7) {
+        let (&byte, rest) = from.split_first()?;
+        *from = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            // Its last byte says something: a number has one way to be written.
+            return (byte > 0 || shift == 0).then_some(number);
+        }
+    }
+    None
+}
+
+fn take<'a>(from: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+    let (taken, rest) = from.split_at_checked(usize::try_from(length).ok()?)?;
+    *from = rest;
+    Some(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_and_deleted_is_read_back_whatever_its_length() {
+        let mut batch = Batch::default();
+        assert!(batch.is_empty() && batch.changes().next().is_none());
+        let text = |len: usize| vec![b'a'; len];
+        for len in [0, 1, 62, 63, 64, 126, 127, 128, 129, 16_383, 16_384, 70_000] {
+            batch.put(text(len), text(len));
+            batch.put_record(b"record", &serde_bytes(&text(len)));
+            batch.delete(text(len));
+        }
+        let payload = batch.clone().into_bytes().split_off(HEADER);
+        for batch in [batch, Batch::read(&payload).unwrap()] {
+            assert_eq!(batch.len(), 36);
+            let mut there = batch.changes();
+            for len in [0, 1, 62, 63, 64, 126, 127, 128, 129, 16_383, 16_384, 70_000] {
+                assert_eq!(there.next().unwrap(), (&text(len)[..], Some(&text(len)[..])));
+                let record = crate::format::encode(&serde_bytes(&text(len)));
+                assert_eq!(there.next().unwrap(), (&b"record"[..], Some(&record[..])));
+                assert_eq!(there.next().unwrap(), (&text(len)[..], None));
+            }
+            assert!(there.next().is_none());
+        }
+    }
+
+    fn serde_bytes(bytes: &[u8]) -> crate::format::Patch {
+        crate::format::Patch::Data { offset: 0, bytes: bytes.to_vec() }
+    }
+
+    #[test]
+    fn an_impossible_payload_is_refused() {
+        assert!(Batch::read(&[0x09, b'a']).is_none());
+        assert!(Batch::read(&[0xff; 12]).is_none());
+        assert!(Batch::read(&[0x03, b'a', 0x05, b'b']).is_none());
+        assert!(Batch::read(&[0x82, 0x00, b'a']).is_none(), "a number in more bytes than it needs");
+        assert!(Batch::read(&[]).unwrap().is_empty());
+    }
+}

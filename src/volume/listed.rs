@@ -1,0 +1,105 @@
+//! Values by key, in the order in which they were put.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// A list of values by key. They are few in nearly every change, and then looked at one by one.
+#[derive(Debug)]
+pub(super) struct Listed<K, V> {
+    list: Vec<(K, V)>,
+    /// Where each key stands, once they are many.
+    places: HashMap<K, usize>,
+}
+
+impl<K, V> Default for Listed<K, V> {
+    fn default() -> Listed<K, V> {
+        Listed { list: Vec::new(), places: HashMap::default() }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V> Listed<K, V> {
+    /// More keys than this are found by their hash.
+    const FEW: usize = 16;
+
+    fn find(&self, key: &K) -> Option<usize> {
+        if self.list.len() <= Self::FEW {
+            self.list.iter().position(|(other, _)| other == key)
+        } else {
+            self.places.get(key).copied()
+        }
+    }
+
+    pub fn get(&self, key: &K) -> Option<&V> {
+        Some(&self.list.get(self.find(key)?)?.1)
+    }
+
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        let place = self.find(key)?;
+        Some(&mut self.list.get_mut(place)?.1)
+    }
+
+    /// The value of a key, put there when there is none.
+    pub fn get_or_put_with(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
+        let place = self.find(&key).unwrap_or_else(|| {
+            self.push(key, value());
+            self.list.len() - 1
+        });
+        &mut self.list[place].1
+    }
+
+    /// Sets the value of a key.
+    pub fn put(&mut self, key: K, value: V) {
+        match self.get_mut(&key) {
+            Some(slot) => *slot = value,
+            None => self.push(key, value),
+        }
+    }
+
+    fn push(&mut self, key: K, value: V) {
+        self.list.push((key, value));
+        if self.list.len() > Self::FEW {
+            let new = self.list.iter().enumerate().skip(self.places.len());
+            self.places.extend(new.map(|(place, (key, _))| (*key, place)));
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (K, &V)> {
+        self.list.iter().map(|(key, value)| (*key, value))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (K, &mut V)> {
+        self.list.iter_mut().map(|(key, value)| (*key, value))
+    }
+}
+
+impl<K, V> IntoIterator for Listed<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_are_found_and_stay_in_order() {
+        for count in [1, 16, 17, 100] {
+            let mut listed = Listed::default();
+            (0..count).for_each(|n| listed.put(n * 7 % 101, n));
+            (0..count).step_by(3).for_each(|n| listed.put(n * 7 % 101, 1000 + n));
+            *listed.get_or_put_with(0, || panic!("it is there")) += 1;
+            assert_eq!(*listed.get_or_put_with(500, || 5), 5);
+            for n in 0..count {
+                let value = if n % 3 == 0 { 1000 + n } else { n } + usize::from(n == 0);
+                assert_eq!(listed.get(&(n * 7 % 101)), Some(&value));
+            }
+            assert_eq!(listed.get(&400), None);
+            let order: Vec<usize> = listed.iter().map(|(key, _)| key).collect();
+            assert!(order.into_iter().eq((0..count).map(|n| n * 7 % 101).chain([500])));
+        }
+    }
+}
