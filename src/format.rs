@@ -619,6 +619,9 @@ pub mod keys {
 
 const CONFIG: bincode::config::Configuration = bincode::config::standard();
 
+/// Bytes in which nearly all records fit.
+const ROOM: usize = 192;
+
 /// A record as bytes.
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -628,21 +631,24 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 
 /// Appends a record's bytes.
 pub fn encode_into<T: Serialize>(record: &T, to: &mut Vec<u8>) {
-    // Fails only for types that the records do not use (sequences of unknown length).
-    let _ = bincode::serde::encode_into_std_write(record, to, CONFIG);
+    let start = to.len();
+    // Into room that is there already: for nearly all records that is enough, and takes half the time.
+    to.resize(start + ROOM, 0);
+    let room = to.get_mut(start..).unwrap_or_default();
+    match bincode::serde::encode_into_slice(record, room, CONFIG) {
+        Ok(len) => to.truncate(start + len),
+        Err(_) => {
+            to.truncate(start);
+            // Fails only for types that the records do not use (sequences of unknown length).
+            let _ = bincode::serde::encode_into_std_write(record, to, CONFIG);
+        }
+    }
 }
 
-/// [`Patch::Data`] from the start of the page, that borrows its bytes.
-pub fn whole_patch(bytes: &[u8]) -> impl Serialize {
-    #[derive(Serialize)]
-    enum Borrowed<'a> {
-        Data {
-            offset: u32,
-            #[serde(serialize_with = "bytes::serialize")]
-            bytes: &'a [u8],
-        },
-    }
-    Borrowed::Data { offset: 0, bytes }
+/// What a [`Patch::Data`] from the start of the page begins with; so many bytes of content follow.
+pub fn whole_patch_head(len: usize) -> Vec<u8> {
+    // Its variant, its offset, and the length.
+    encode(&(0u32, 0u32, len as u64))
 }
 
 /// A record from all of `bytes`; `what` names it in the error. Takes no more memory than the bytes that are there ask for,

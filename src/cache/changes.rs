@@ -38,6 +38,10 @@ impl Changes {
             last.end = last.end.max(new.end);
             return;
         }
+        if self.ranges.last().is_none_or(|last| last.end < new.start) && self.ranges.len() < MOST_RANGES {
+            self.ranges.push(new);
+            return;
+        }
         let from = self.ranges.partition_point(|r| r.end < new.start);
         let to = self.ranges.partition_point(|r| r.start <= new.end);
         for touched in self.ranges.get(from..to).unwrap_or_default() {

@@ -1,14 +1,19 @@
-//! In which order clean pages are evicted: a segmented LRU, so that a scan passes through without
-//! pushing out what is used again and again.
+//! In which order clean pages are evicted, so that a scan passes through without pushing out what is used again and
+//! again.
 //!
-//! A page begins on probation. A second use protects it, and protected pages take at most four fifths of the
-//! room there is for clean ones; the coldest of them fall back on probation. Eviction takes from probation first.
+//! A page begins on probation. One that was used twice when its turn comes to be evicted is protected, and
+//! protected pages take at most four fifths of the room there is for clean ones; those of them that were not used since their
+//! last turn fall back on probation. Eviction takes from probation first. That a page is used is noted in the page:
+//! here it would be a search, and changes of its neighbours.
 
 use lru::LruCache;
 
 use super::PageId;
 
-/// The page's place is kept here; the page itself lies with its file.
+/// The most pages that one eviction passes over.
+const CHANCES: usize = 64;
+
+/// The order of the pages; they themselves lie with their files.
 #[derive(Debug)]
 pub(super) struct Lru {
     probation: Segment,
@@ -17,6 +22,7 @@ pub(super) struct Lru {
     last: Option<PageId>,
 }
 
+/// Pages in the order in which they came.
 #[derive(Debug)]
 struct Segment {
     pages: LruCache<PageId, Entry>,
@@ -27,7 +33,7 @@ struct Segment {
 struct Entry {
     /// Bytes that the page is charged with.
     charge: usize,
-    /// Whether it was used already.
+    /// Whether it was used before it came here.
     used: bool,
 }
 
@@ -75,23 +81,9 @@ impl Lru {
         self.probation.push(id, Entry { charge, used });
     }
 
-    /// Notes a use of a page. `room` is what clean pages may take in all.
-    pub fn touch(&mut self, id: PageId, room: usize) {
-        if self.protected.pages.promote(&id) {
-            return;
-        }
-        let again = self.last.replace(id) == Some(id);
-        let Some(entry) = self.probation.pages.get_mut(&id) else { return };
-        if !entry.used {
-            entry.used = true;
-        } else if !again && let Some(entry) = self.probation.remove(&id) {
-            self.protected.push(id, entry);
-            while self.protected.bytes > protected_limit(room)
-                && let Some((id, entry)) = self.protected.pop()
-            {
-                self.probation.push(id, entry);
-            }
-        }
+    /// Whether a use of a page is another one than the last.
+    pub fn is_new(&mut self, id: PageId) -> bool {
+        self.last.replace(id) != Some(id)
     }
 
     /// Removes a page that is evicted no longer.
@@ -101,14 +93,23 @@ impl Lru {
         }
     }
 
-    /// Removes and names the page to be evicted next.
-    pub fn pop(&mut self, room: usize) -> Option<PageId> {
-        let (first, second) = if self.protected.bytes > protected_limit(room) {
-            (&mut self.protected, &mut self.probation)
-        } else {
-            (&mut self.probation, &mut self.protected)
-        };
-        first.pop().or_else(|| second.pop()).map(|(id, _)| id)
+    /// Removes and names the page to be evicted next. `room` is what clean pages may take in all; `take_uses` tells how often
+    /// a page was used since it was last asked for that.
+    pub fn pop(&mut self, room: usize, mut take_uses: impl FnMut(PageId) -> u32) -> Option<PageId> {
+        for _ in 0..CHANCES {
+            if self.protected.bytes > protected_limit(room) || self.probation.pages.is_empty() {
+                let (id, entry) = self.protected.pop()?;
+                let back = if take_uses(id) > 0 { &mut self.protected } else { &mut self.probation };
+                back.push(id, entry);
+            } else {
+                let (id, entry) = self.probation.pop()?;
+                if take_uses(id) + u32::from(entry.used) < 2 {
+                    return Some(id);
+                }
+                self.protected.push(id, Entry { used: true, ..entry });
+            }
+        }
+        self.probation.pop().or_else(|| self.protected.pop()).map(|(id, _)| id)
     }
 }
 

@@ -1,9 +1,11 @@
 //! What lies under the cache's lock: the files' pages and the bytes reserved for them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::changes::Changes;
 use super::dirty::{Dirty, Flight, Queues, grown, overwrite};
@@ -31,9 +33,17 @@ fn charge(content: &Content) -> usize {
     content.capacity() + PAGE_OVERHEAD
 }
 
+/// A page whose content is in its frame.
+#[derive(Debug)]
+struct Clean {
+    content: Content,
+    /// How often it was used since eviction last looked.
+    uses: u32,
+}
+
 #[derive(Debug, Default)]
 struct File {
-    clean: BTreeMap<PageNo, Content>,
+    clean: BTreeMap<PageNo, Clean>,
     dirty: BTreeMap<PageNo, Box<Dirty>>,
     /// Bytes of content of the dirty pages.
     dirty_bytes: usize,
@@ -119,7 +129,12 @@ impl State {
     fn evict_for(&mut self, bytes: usize) -> bool {
         while self.used + bytes > self.limit {
             let room = self.clean_room();
-            let Some(id) = self.lru.pop(room) else { return false };
+            let files = &mut self.files;
+            let take_uses = |id: PageId| {
+                let page = files.get_mut(&id.ino).and_then(|file| file.clean.get_mut(&id.no));
+                page.map_or(0, |page| std::mem::take(&mut page.uses))
+            };
+            let Some(id) = self.lru.pop(room, take_uses) else { return false };
             if let Some(content) = self.take_clean(id) {
                 self.used -= charge(&content);
             }
@@ -166,7 +181,7 @@ impl State {
 
     fn take_clean(&mut self, id: PageId) -> Option<Content> {
         let file = self.files.get_mut(&id.ino)?;
-        let content = file.clean.remove(&id.no)?;
+        let content = file.clean.remove(&id.no)?.content;
         if file.clean.is_empty() && file.dirty.is_empty() {
             self.files.remove(&id.ino);
         }
@@ -176,7 +191,7 @@ impl State {
     /// Puts in a clean page whose bytes are reserved.
     fn put_clean(&mut self, id: PageId, content: Content, used: bool) {
         self.lru.push(id, charge(&content), used);
-        self.files.entry(id.ino).or_default().clean.insert(id.no, content);
+        self.files.entry(id.ino).or_default().clean.insert(id.no, Clean { content, uses: 0 });
     }
 
     /// Takes a dirty page out, its bytes staying reserved and counted as dirty.
@@ -214,11 +229,10 @@ impl State {
     }
 
     pub fn get(&mut self, id: PageId) -> Option<Content> {
-        let room = self.clean_room();
-        let found = self.files.get(&id.ino).and_then(|file| {
-            if let Some(content) = file.clean.get(&id.no) {
-                self.lru.touch(id, room);
-                return Some(content.clone());
+        let found = self.files.get_mut(&id.ino).and_then(|file| {
+            if let Some(page) = file.clean.get_mut(&id.no) {
+                page.uses = page.uses.saturating_add(u32::from(self.lru.is_new(id)));
+                return Some(page.content.clone());
             }
             file.dirty.get(&id.no).map(|page| page.content.clone())
         });
@@ -228,7 +242,8 @@ impl State {
 
     pub fn peek(&self, id: PageId) -> Option<&Content> {
         let file = self.files.get(&id.ino)?;
-        file.clean.get(&id.no).or_else(|| file.dirty.get(&id.no).map(|page| &page.content))
+        let clean = file.clean.get(&id.no).map(|page| &page.content);
+        clean.or_else(|| file.dirty.get(&id.no).map(|page| &page.content))
     }
 
     pub fn insert(&mut self, id: PageId, content: Content, access: Access) -> Content {
@@ -447,7 +462,7 @@ impl State {
         let last = cut.map_or(PageNo(u32::MAX), |(no, _)| no);
         // Of a clean page a cut is the only change.
         let clean = cut.and_then(|(no, offset)| {
-            let content = file.clean.get(&no).filter(|content| content.len() > offset)?;
+            let content = file.clean.get(&no).map(|page| &page.content).filter(|c| c.len() > offset)?;
             Some((no, content, Changes { zero_from: Some(offset), ranges: Vec::new() }, 0..0))
         });
         let dirty = file.dirty.range(..=last).map(|(no, page)| {
@@ -665,7 +680,8 @@ impl State {
     /// Recounts everything that is kept as a running sum.
     #[cfg(test)]
     pub fn verify(&self) {
-        let clean: usize = self.files.values().flat_map(|f| f.clean.values()).map(charge).sum();
+        let clean: usize =
+            self.files.values().flat_map(|f| f.clean.values()).map(|page| charge(&page.content)).sum();
         let dirty: usize =
             self.files.values().flat_map(|f| f.dirty.values()).map(|p| charge(&p.content)).sum();
         let held: usize = self.flights.values().sum();

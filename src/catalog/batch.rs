@@ -43,10 +43,14 @@ impl Batch {
 
     /// Sets a key.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        let value = value.as_ref();
+        self.put_parts(key, &[value.as_ref()]);
+    }
+
+    /// Sets a key to a value of several parts, one behind the other.
+    pub fn put_parts(&mut self, key: impl AsRef<[u8]>, value: &[&[u8]]) {
         self.begin(key.as_ref(), true);
-        put_number(&mut self.bytes, value.len() as u64);
-        self.bytes.extend_from_slice(value);
+        put_number(&mut self.bytes, value.iter().map(|part| part.len() as u64).sum());
+        value.iter().for_each(|part| self.bytes.extend_from_slice(part));
     }
 
     /// Sets a key to a record.
@@ -59,11 +63,18 @@ impl Batch {
         let len = self.bytes.len() - start;
         if len < 0x80 {
             self.bytes[start - 1] = len as u8;
-        } else {
-            let mut number = Vec::with_capacity(5);
-            put_number(&mut number, len as u64);
-            self.bytes.splice(start - 1..start, number);
+            return;
         }
+        // A longer number moves the record.
+        let mut number = len;
+        let width = len.ilog2() as usize / 7 + 1;
+        self.bytes.resize(start + len + width - 1, 0);
+        self.bytes.copy_within(start..start + len, start + width - 1);
+        for byte in &mut self.bytes[start - 1..start + width - 1] {
+            *byte = number as u8 | 0x80;
+            number >>= 7;
+        }
+        self.bytes[start + width - 2] &= 0x7f;
     }
 
     /// Deletes a key; one that does not exist is fine.
@@ -81,9 +92,9 @@ impl Batch {
         self.bytes.extend_from_slice(key);
     }
 
-    /// Makes room for so many bytes of keys and values.
+    /// Makes room for so many bytes of content beside its records.
     pub fn reserve(&mut self, bytes: usize) {
-        self.bytes.reserve(HEADER + bytes);
+        self.bytes.reserve(ROOM + bytes);
     }
 
     /// Whether it changes nothing.

@@ -52,6 +52,11 @@ fn records_have_the_bytes_that_the_format_says() {
     golden(&PageRecord { extent, checksum: u64::MAX }, "01fb2c01fc70110100fdffffffffffffffff");
     golden(&Patch::Data { offset: 4096, bytes: b"new".to_vec() }, "00fb0010036e6577");
     golden(&Patch::ZeroFrom(5), "0105");
+    for len in [0, 250, 251, 70_000] {
+        let bytes = vec![7; len];
+        let whole = [whole_patch_head(len), bytes.clone()].concat();
+        assert_eq!(whole, encode(&Patch::Data { offset: 0, bytes }));
+    }
     golden(&SegmentRecord { live: 1 << 20 }, "fc00001000");
     let counters = CounterRecord { inodes: 2, content: 3, stored: 4, last_ino: 5 };
     golden(&counters, "02030405");

@@ -9,7 +9,8 @@ use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::Result;
 use crate::format::{
-    Bucket, Extent, Ino, InodeRecord, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys, whole_patch,
+    Bucket, Extent, Ino, InodeRecord, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
+    whole_patch_head,
 };
 
 /// A directory entry that changes.
@@ -183,7 +184,7 @@ impl Draft {
     pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
         let mut upto = Vec::new();
         for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
-            self.batch.put_record(keys::patch(ino, no, 0), &whole_patch(bytes));
+            self.batch.put_parts(keys::patch(ino, no, 0), &[&whole_patch_head(bytes.len()), bytes]);
             upto.push((no, 1));
         }
         self.in_memory.push(InMemory::Journalled(ino, upto));
@@ -322,7 +323,7 @@ impl Volume {
                 InMemory::Discard(ino, from, to) => self.cache.discard(ino, from, to),
                 InMemory::Cut(id, offset) => {
                     self.cache.cut(id, offset);
-                    if let Ok(inode) = tree.get(id.ino) {
+                    if let Some(inode) = tree.peek_mut(id.ino) {
                         inode.dirty = true;
                     }
                 }
@@ -352,7 +353,7 @@ impl Volume {
                     inode.entries = Some(Box::new(super::tree::Entries::empty()));
                 }
                 tree.insert(ino, inode);
-            } else if let Ok(inode) = tree.get(ino) {
+            } else if let Some(inode) = tree.peek_mut(ino) {
                 inode.dirty &= self.cache.dirty(ino).is_some() || size != rec.size;
                 inode.rec = rec;
                 inode.recorded_size = size;

@@ -111,7 +111,7 @@ impl Volume {
         let used = value.map(|value| decode(&value, "use record")).transpose()?.unwrap_or_default();
         let mut tree = self.tree.lock();
         if tree.uses_written == written
-            && let Ok(inode) = tree.get(ino)
+            && let Some(inode) = tree.peek_mut(ino)
         {
             inode.used = Some(Box::new(used));
         }
@@ -283,7 +283,7 @@ impl Volume {
         })?;
         let mut tree = self.tree.lock();
         // Attributes change only while they are in memory, and who comes back to memory has a new version.
-        if let Ok(inode) = tree.get(ino)
+        if let Some(inode) = tree.peek_mut(ino)
             && inode.version == version
             && inode.xattrs.is_none()
         {
@@ -297,7 +297,7 @@ impl Volume {
         let Some(version) = self.tree.lock().peek(ino).map(|inode| inode.version) else { return Ok(()) };
         let records = self.read_extents(ino, from, to)?;
         let mut tree = self.tree.lock();
-        if let Ok(inode) = tree.get(ino) {
+        if let Some(inode) = tree.peek_mut(ino) {
             inode.extents = Some(Box::new(Extents { version, from, to, records }));
             tree.reweigh(ino);
         }

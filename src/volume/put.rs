@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Volume;
 use super::draft::Draft;
 use super::file::pieces;
 use super::framed::{Framed, FramedFile};
@@ -22,11 +23,10 @@ use super::tree::{Attributes, Child, Tree};
 use super::types::*;
 use super::writeback::PATCH_LIMIT;
 use super::xattr::attributes;
-use super::{Volume, check_name};
 use crate::cache::{self, Base, PageId};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Codec, Ino, InodeRecord, Kind, Links, PageNo, ROOT, keys};
+use crate::format::{Codec, Ino, InodeRecord, Kind, Links, NAME_MAX, PageNo, ROOT, keys};
 use crate::shelf;
 
 /// The most changes of one batch. Their records are in memory together, also with the least of it.
@@ -109,13 +109,15 @@ pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
     if path.starts_with(b"/") {
         return bad("it begins with `/`, and keys are relative to the store");
     }
+    if path.contains(&0) {
+        return bad("it has a NUL in it");
+    }
     for name in names.clone() {
-        match check_name(name) {
-            Ok(()) => {}
-            Err(Error::NameTooLong) => return Err(Error::NameTooLong),
-            Err(_) if name.is_empty() => return bad("a name in it is empty"),
-            Err(_) if name.contains(&0) => return bad("it has a NUL in it"),
-            Err(_) => return bad("a name in it is `.` or `..`"),
+        match name {
+            b"" => return bad("a name in it is empty"),
+            b"." | b".." => return bad("a name in it is `.` or `..`"),
+            _ if name.len() > NAME_MAX => return Err(Error::NameTooLong),
+            _ => {}
         }
     }
     Ok(names)
@@ -225,6 +227,13 @@ impl Volume {
         let now = tree.now(&self.clock);
         let mut plan = Plan::new(&tree);
         plan.draft.batch.adds = adds;
+        let is_framed = |n| framed.as_ref().is_some_and(|framed| framed.file(n).is_some());
+        let riding =
+            changes.iter().enumerate().filter(|(n, _)| !is_framed(*n)).map(|(_, change)| match change.to {
+                To::Content(content, _) => content.len(),
+                _ => 0,
+            });
+        plan.draft.batch.reserve(riding.sum());
         let mut there = Vec::with_capacity(changes.len());
         for (n, change) in changes.iter().enumerate() {
             let file = framed.as_ref().and_then(|framed| framed.file(n));
@@ -316,7 +325,8 @@ impl Volume {
         now: Time,
     ) -> Step<Option<(Ino, &'a [u8])>> {
         let mut dir = ROOT;
-        let mut names = check_path(path)?.peekable();
+        // It was checked ahead of everything.
+        let mut names = path.split(|byte| *byte == b'/').peekable();
         while let Some(name) = names.next() {
             if names.peek().is_none() {
                 return Ok(Some((dir, name)));

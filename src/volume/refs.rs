@@ -2,7 +2,7 @@
 //!
 //! There may be a million, so they are kept dense: two bytes each, in chunks by inode number.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use crate::format::Ino;
 

@@ -1,4 +1,7 @@
-//! The part of the tree that is in memory: inodes and directory entries, in one LRU under a limit.
+//! The part of the tree that is in memory: inodes and directory entries, under one limit.
+//!
+//! What was used since it was last looked at stays when room is needed, what was not goes. To note a use is a flag in what is
+//! used anyway: moving it in a list would touch its neighbours, which are in no processor cache.
 //!
 //! What is not here is in the catalog; a function that misses something says what ([`Need`]).
 //! Invariant: an inode with changes that are not journalled, or with dirty pages, stays in memory.
@@ -45,6 +48,8 @@ pub(super) struct Inode {
     pub recorded_size: u64,
     /// Whether the record has changes that the catalog has not.
     pub dirty: bool,
+    /// Whether it was used since it was last passed over.
+    in_use: bool,
     /// Extended attributes by name, when they are in memory.
     pub xattrs: Option<Attributes>,
     /// The record of its use, when it was asked for; the default where there is none.
@@ -177,6 +182,8 @@ impl Inode {
             recorded_size: rec.size,
             rec,
             dirty: false,
+            // Whoever waits for it has yet to use it.
+            in_use: true,
             xattrs: None,
             used: None,
             entries: None,
@@ -245,7 +252,8 @@ impl Inode {
 /// The tree in memory, and the figures that change with it.
 #[derive(Debug)]
 pub(super) struct Tree {
-    inodes: LruCache<Ino, Box<Inode>>,
+    /// In the order in which they came or were passed over.
+    inodes: LruCache<Ino, Inode>,
     weight: usize,
     limit: usize,
     versions: u64,
@@ -358,18 +366,21 @@ impl Tree {
     }
 
     pub fn peek(&self, ino: Ino) -> Option<&Inode> {
-        self.inodes.peek(&ino).map(|inode| &**inode)
+        self.inodes.peek(&ino)
     }
 
     /// An inode, when it is in memory; counts as no use of it.
     pub fn peek_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
-        self.inodes.peek_mut(&ino).map(|inode| &mut **inode)
+        self.inodes.peek_mut(&ino)
     }
 
     /// An inode in memory, whatever it is.
     pub fn get(&mut self, ino: Ino) -> Step<&mut Inode> {
-        match self.inodes.get_mut(&ino) {
-            Some(inode) => Ok(inode),
+        match self.inodes.peek_mut(&ino) {
+            Some(inode) => {
+                inode.in_use = true;
+                Ok(inode)
+            }
             None => Err(Pause::Wait(Need::Inode(ino))),
         }
     }
@@ -395,7 +406,7 @@ impl Tree {
     pub fn insert(&mut self, ino: Ino, mut inode: Inode) {
         inode.weight = inode.weigh();
         self.weight += inode.weight;
-        if let Some(old) = self.inodes.put(ino, Box::new(inode)) {
+        if let Some(old) = self.inodes.put(ino, inode) {
             self.weight -= old.weight;
         }
         self.shrink();
@@ -429,14 +440,14 @@ impl Tree {
         self.shrink();
     }
 
-    /// Evicts the least recently used inodes down to the limit. Those that must stay are passed
-    /// over; a few tries each time are enough, as each insertion comes here.
+    /// Evicts inodes that have not been used lately down to the limit. Those that were, and those that must stay, are
+    /// passed over; some tries each time are enough, as each insertion comes here.
     fn shrink(&mut self) {
         let mut passed = 0;
-        while self.weight > self.limit && passed < 32 {
-            let Some((ino, inode)) = self.inodes.pop_lru() else { return };
+        while self.weight > self.limit && passed < 64 {
+            let Some((ino, mut inode)) = self.inodes.pop_lru() else { return };
             // The newest one is what the caller works on.
-            if inode.dirty || self.inodes.is_empty() {
+            if std::mem::take(&mut inode.in_use) || inode.dirty || self.inodes.is_empty() {
                 self.inodes.put(ino, inode);
                 passed += 1;
             } else {
@@ -454,12 +465,12 @@ impl Tree {
 
     /// The inodes in memory.
     pub fn inodes(&self) -> impl Iterator<Item = (Ino, &Inode)> {
-        self.inodes.iter().map(|(ino, inode)| (*ino, &**inode))
+        self.inodes.iter().map(|(ino, inode)| (*ino, inode))
     }
 
     /// All of them, to be changed in what takes no memory.
     pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
-        self.inodes.iter_mut().map(|(_, inode)| &mut **inode)
+        self.inodes.iter_mut().map(|(_, inode)| inode)
     }
 
     /// The inodes with changes that are not journalled.

@@ -224,7 +224,7 @@ impl Volume {
         for ino in inos {
             tree.touch_version(ino);
             let clean = self.cache.dirty(ino).is_none();
-            if let Ok(inode) = tree.get(ino)
+            if let Some(inode) = tree.peek_mut(ino)
                 && clean
                 && inode.recorded_size == inode.rec.size
             {

@@ -13,8 +13,9 @@ use crate::io::{File, Io};
 /// numbers, so a record of another store is none here, wherever a disk may show what it held before.
 const FIRST_NUMBER: u64 = 1 << 48;
 
-/// One write of zeros while a file is filled, bytes.
-const FILL: usize = 256 << 10;
+/// One write of zeros while a file is filled, bytes. What is written at once the kernel keeps as one, and ext4 goes through all
+/// blocks of it with each record: a record of 1.4 KB takes it 0.65 µs in pieces of 16 KiB, 0.9 to 1.1 in pieces of 256 KiB.
+const FILL: usize = 16 << 10;
 
 /// What is read of a file at a time, unless a record is longer, bytes.
 const WINDOW: usize = 1 << 20;
