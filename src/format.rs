@@ -29,6 +29,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Time;
@@ -177,6 +178,9 @@ impl Kind {
     }
 }
 
+/// A name. One that is no longer than most are lies where it is used: to look at it takes no further place in memory.
+pub type Name = SmallVec<[u8; 24]>;
+
 /// Where an inode is linked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Links {
@@ -185,7 +189,8 @@ pub enum Links {
         /// The directory.
         parent: Ino,
         /// The name in it.
-        name: Box<[u8]>,
+        #[serde(with = "bytes")]
+        name: Name,
     },
     /// There is or was more than one: the `L` records tell.
     Many,
@@ -285,7 +290,8 @@ impl InodeRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dentry {
     /// The name, 1 to 255 bytes, any but `/` and NUL.
-    pub name: Box<[u8]>,
+    #[serde(with = "bytes")]
+    pub name: Name,
     /// What it names.
     pub ino: Ino,
     /// What kind of file that is.
@@ -435,6 +441,18 @@ pub struct CounterRecord {
 /// A key of the catalog, built by one of these functions.
 pub type Key = Vec<u8>;
 
+/// A key of a tag and numbers, which stand behind one another.
+fn fixed<const LEN: usize>(tag: u8, parts: &[&[u8]]) -> [u8; LEN] {
+    let mut key = [tag; LEN];
+    let mut at = 1;
+    for part in parts {
+        key[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    key
+}
+
+/// A key of a tag, numbers and a name.
 fn key(tag: u8, parts: &[&[u8]]) -> Key {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
     key.push(tag);
@@ -444,7 +462,7 @@ fn key(tag: u8, parts: &[&[u8]]) -> Key {
 
 /// Keys of the catalog.
 pub mod keys {
-    use super::{Ino, Key, PageNo, SegmentId, key};
+    use super::{Ino, Key, PageNo, SegmentId, fixed, key};
 
     /// The tag of inodes.
     pub const INODE: u8 = b'I';
@@ -474,13 +492,13 @@ pub mod keys {
     pub const SEGMENT: u8 = b'S';
 
     /// `InodeRecord`.
-    pub fn inode(ino: Ino) -> Key {
-        key(b'I', &[&ino.0.to_be_bytes()])
+    pub fn inode(ino: Ino) -> [u8; 9] {
+        fixed(b'I', &[&ino.0.to_be_bytes()])
     }
 
     /// `Bucket`. The hash is the entry's cookie shifted right by the bits of its index.
-    pub fn bucket(dir: Ino, hash: u64) -> Key {
-        key(b'D', &[&dir.0.to_be_bytes(), &hash.to_be_bytes()])
+    pub fn bucket(dir: Ino, hash: u64) -> [u8; 17] {
+        fixed(b'D', &[&dir.0.to_be_bytes(), &hash.to_be_bytes()])
     }
 
     /// The hash in a bucket's key.
@@ -489,8 +507,8 @@ pub mod keys {
     }
 
     /// `PageRecord`.
-    pub fn page(ino: Ino, page: PageNo) -> Key {
-        key(PAGE, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes()])
+    pub fn page(ino: Ino, page: PageNo) -> [u8; 13] {
+        fixed(PAGE, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes()])
     }
 
     /// The inode and page in the key of a page record or a patch.
@@ -501,8 +519,8 @@ pub mod keys {
     }
 
     /// `Patch`, the `n`th of its page.
-    pub fn patch(ino: Ino, page: PageNo, n: u32) -> Key {
-        key(PATCH, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes(), &n.to_be_bytes()])
+    pub fn patch(ino: Ino, page: PageNo, n: u32) -> [u8; 17] {
+        fixed(PATCH, &[&ino.0.to_be_bytes(), &page.0.to_be_bytes(), &n.to_be_bytes()])
     }
 
     /// The value of an extended attribute.
@@ -526,13 +544,13 @@ pub mod keys {
     }
 
     /// An inode to be reclaimed.
-    pub fn orphan(ino: Ino) -> Key {
-        key(ORPHAN, &[&ino.0.to_be_bytes()])
+    pub fn orphan(ino: Ino) -> [u8; 9] {
+        fixed(ORPHAN, &[&ino.0.to_be_bytes()])
     }
 
     /// When an inode expires. Seconds before the epoch count as 0.
-    pub fn expiry(secs: i64, ino: Ino) -> Key {
-        key(EXPIRY, &[&(secs.max(0) as u64).to_be_bytes(), &ino.0.to_be_bytes()])
+    pub fn expiry(secs: i64, ino: Ino) -> [u8; 17] {
+        fixed(EXPIRY, &[&(secs.max(0) as u64).to_be_bytes(), &ino.0.to_be_bytes()])
     }
 
     /// The second and the inode in an expiry's key.
@@ -547,14 +565,14 @@ pub mod keys {
     }
 
     /// How many owners a shared frame has.
-    pub fn owners(segment: SegmentId, offset: u32) -> Key {
-        key(b'R', &[&segment.0.to_be_bytes(), &offset.to_be_bytes()])
+    pub fn owners(segment: SegmentId, offset: u32) -> [u8; 9] {
+        fixed(b'R', &[&segment.0.to_be_bytes(), &offset.to_be_bytes()])
     }
 
     /// A frame that may be shared and that this page has given up.
-    pub fn release(segment: SegmentId, offset: u32, ino: Ino, page: PageNo) -> Key {
+    pub fn release(segment: SegmentId, offset: u32, ino: Ino, page: PageNo) -> [u8; 21] {
         let place = [segment.0.to_be_bytes(), offset.to_be_bytes()].concat();
-        key(RELEASE, &[&place, &ino.0.to_be_bytes(), &page.0.to_be_bytes()])
+        fixed(RELEASE, &[&place, &ino.0.to_be_bytes(), &page.0.to_be_bytes()])
     }
 
     /// The segment and offset in the key of a release.
@@ -570,18 +588,18 @@ pub mod keys {
     }
 
     /// `UseRecord`.
-    pub fn usage(ino: Ino) -> Key {
-        key(USE, &[&ino.0.to_be_bytes()])
+    pub fn usage(ino: Ino) -> [u8; 9] {
+        fixed(USE, &[&ino.0.to_be_bytes()])
     }
 
     /// The limit of a directory.
-    pub fn quota(dir: Ino) -> Key {
-        key(QUOTA, &[&dir.0.to_be_bytes()])
+    pub fn quota(dir: Ino) -> [u8; 9] {
+        fixed(QUOTA, &[&dir.0.to_be_bytes()])
     }
 
     /// `SegmentRecord`.
-    pub fn segment(segment: SegmentId) -> Key {
-        key(SEGMENT, &[&segment.0.to_be_bytes()])
+    pub fn segment(segment: SegmentId) -> [u8; 5] {
+        fixed(SEGMENT, &[&segment.0.to_be_bytes()])
     }
 
     /// The segment in the key of a segment record.
@@ -590,13 +608,18 @@ pub mod keys {
     }
 
     /// `CounterRecord`.
-    pub fn counters() -> Key {
-        key(b'C', &[])
+    pub fn counters() -> [u8; 1] {
+        fixed(b'C', &[])
     }
 
     /// `Time`.
-    pub fn gone() -> Key {
-        key(b'G', &[])
+    pub fn gone() -> [u8; 1] {
+        fixed(b'G', &[])
+    }
+
+    /// The keys from one up to another (exclusive).
+    pub fn range(from: impl Into<Key>, to: impl Into<Key>) -> std::ops::Range<Key> {
+        from.into()..to.into()
     }
 
     /// The range of all keys that begin as `prefix` does.
@@ -612,8 +635,8 @@ pub mod keys {
     }
 
     /// The tag and inode that all keys of one kind and one inode begin with.
-    pub fn of_inode(tag: u8, ino: Ino) -> Key {
-        key(tag, &[&ino.0.to_be_bytes()])
+    pub fn of_inode(tag: u8, ino: Ino) -> [u8; 9] {
+        fixed(tag, &[&ino.0.to_be_bytes()])
     }
 }
 
@@ -668,25 +691,27 @@ pub fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> R
 
 /// Serialises bytes as bytes, not as a sequence of numbers.
 mod bytes {
+    use std::marker::PhantomData;
+
     use serde::{Deserializer, Serializer, de};
 
     pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(bytes)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        struct Visit;
-        impl de::Visitor<'_> for Visit {
-            type Value = Vec<u8>;
+    pub fn deserialize<'de, D: Deserializer<'de>, T: for<'a> From<&'a [u8]>>(from: D) -> Result<T, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+        impl<T: for<'a> From<&'a [u8]>> de::Visitor<'_> for Visit<T> {
+            type Value = T;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("bytes")
             }
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<T, E> {
+                Ok(bytes.into())
             }
         }
         // Not as a buffer of its own: that would be made as long as the record says, before a byte of it is read.
-        from.deserialize_bytes(Visit)
+        from.deserialize_bytes(Visit(PhantomData))
     }
 }
 

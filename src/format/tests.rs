@@ -37,7 +37,7 @@ fn inode() -> InodeRecord {
         codec: Some(Codec::Zstd(9)),
         expires: Some(Time(5)),
         period: Some(3600),
-        links: Links::One { parent: ROOT, name: Box::from(*b"a.log") },
+        links: Links::One { parent: ROOT, name: Name::from(&b"a.log"[..]) },
         target: None,
     }
 }
@@ -46,7 +46,7 @@ fn inode() -> InodeRecord {
 fn records_have_the_bytes_that_the_format_says() {
     golden(&inode(), GOLDEN_INODE);
     golden(&InodeRecord { links: Links::Many, target: Some(Box::from(*b"to")), ..inode() }, GOLDEN_LINK);
-    let entry = Dentry { name: Box::from(*b"x"), ino: Ino(7), kind: Kind::Directory, slot: 1 };
+    let entry = Dentry { name: Name::from(&b"x"[..]), ino: Ino(7), kind: Kind::Directory, slot: 1 };
     golden(&vec![entry], "010178070201");
     let extent = Extent { segment: SegmentId(1), offset: 300, len: 70_000 };
     golden(&PageRecord { extent, checksum: u64::MAX }, "01fb2c01fc70110100fdffffffffffffffff");
@@ -86,9 +86,9 @@ fn keys_sort_as_they_are_scanned() {
     assert_eq!(keys::release_of(&release), Some((SegmentId(1), 2)));
     let under = keys::under(&keys::of_inode(keys::PAGE, Ino(255)));
     assert!(
-        under.contains(&page(255, 0))
-            && under.contains(&page(255, u32::MAX))
-            && !under.contains(&page(256, 0))
+        under.contains(&page(255, 0).to_vec())
+            && under.contains(&page(255, u32::MAX).to_vec())
+            && !under.contains(&page(256, 0).to_vec())
     );
 }
 

@@ -34,8 +34,7 @@ impl Volume {
     pub fn chores(&self) -> Result<Chores> {
         let now = self.tree.lock().now(&self.clock);
         let mut chores = Chores::default();
-        let expired =
-            keys::under(&[keys::EXPIRY]).start..keys::expiry(now.secs(), crate::format::Ino(u64::MAX));
+        let expired = keys::range([keys::EXPIRY], keys::expiry(now.secs(), crate::format::Ino(u64::MAX)));
         self.engine.scan(expired, &mut |_, _| {
             chores.expired += 1;
             true

@@ -9,7 +9,7 @@ use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::Result;
 use crate::format::{
-    Bucket, Extent, Ino, InodeRecord, Kind, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
+    Bucket, Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
     whole_patch_head,
 };
 
@@ -17,7 +17,7 @@ use crate::format::{
 #[derive(Debug)]
 struct EntryChange {
     dir: Ino,
-    name: Box<[u8]>,
+    name: Name,
     /// What the name is to mean.
     to: Option<(Ino, Kind)>,
 }
@@ -214,8 +214,8 @@ impl Draft {
         }
         if shared {
             let key = keys::release(extent.segment, extent.offset, ino, page);
-            self.batch.put_record(key.clone(), &extent.len);
-            self.releases.push(key);
+            self.batch.put_record(key, &extent.len);
+            self.releases.push(key.into());
         } else {
             self.kill_extent(extent);
         }

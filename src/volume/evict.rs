@@ -29,7 +29,7 @@ use super::types::*;
 use crate::clock::Time;
 use crate::config::Policy;
 use crate::error::{Error, Result};
-use crate::format::{Ino, InodeRecord, Kind, Links, UseRecord, decode, encode, keys};
+use crate::format::{Ino, InodeRecord, Kind, Links, Name, UseRecord, decode, encode, keys};
 use crate::shelf::eviction::{Candidate, Rank, hits_at, merge, rank};
 use crate::shelf::places::Places;
 
@@ -421,7 +421,7 @@ impl Volume {
         let mut found = Vec::new();
         let (mut next, mut looked) = (from, 0);
         let mut voids = Vec::new();
-        self.engine.scan(keys::inode(Ino(from))..keys::inode(Ino(end)), &mut |key, value| {
+        self.engine.scan(keys::range(keys::inode(Ino(from)), keys::inode(Ino(end))), &mut |key, value| {
             let Some(ino) = keys::ino_of(key) else { return true };
             voids.push((next, ino.0));
             next = ino.0 + 1;
@@ -651,7 +651,7 @@ impl Volume {
             Links::One { parent, name } => names.push((*parent, name.clone())),
             Links::Many => {
                 self.engine.scan(keys::under(&keys::of_inode(keys::LINK, ino)), &mut |key, _| {
-                    names.extend(keys::link_of(key).map(|(dir, name)| (dir, Box::from(name))));
+                    names.extend(keys::link_of(key).map(|(dir, name)| (dir, Name::from(name))));
                     true
                 })?;
             }
@@ -661,7 +661,7 @@ impl Volume {
 }
 
 /// Names with their directories.
-type Names = Vec<(Ino, Box<[u8]>)>;
+type Names = Vec<(Ino, Name)>;
 
 #[cfg(test)]
 mod tests {

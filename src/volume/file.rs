@@ -519,7 +519,7 @@ impl Volume {
             false
         };
         let mut going = true;
-        let range = keys::page(ino, first)..keys::under(&keys::of_inode(keys::PAGE, ino)).end;
+        let range = keys::range(keys::page(ino, first), keys::under(&keys::of_inode(keys::PAGE, ino)).end);
         self.engine.scan(range, &mut |key, _| {
             let Some((_, no)) = keys::page_of(key) else { return true };
             while going && let Some((next, zero)) = dirty.next_if(|(next, _)| *next < no) {

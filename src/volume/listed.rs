@@ -56,6 +56,10 @@ impl<K: Copy + Eq + Hash, V> Listed<K, V> {
     }
 
     fn push(&mut self, key: K, value: V) {
+        if self.list.is_empty() {
+            // Most have two at most.
+            self.list.reserve_exact(2);
+        }
         self.list.push((key, value));
         if self.list.len() > Self::FEW {
             let new = self.list.iter().enumerate().skip(self.places.len());

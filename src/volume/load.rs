@@ -189,7 +189,8 @@ impl Volume {
         let mut found = Vec::new();
         let mut damage = None;
         let mut end = true;
-        let range = keys::bucket(dir, cookie_hash(after))..keys::under(&keys::of_inode(b'D', dir)).end;
+        let range =
+            keys::range(keys::bucket(dir, cookie_hash(after)), keys::under(&keys::of_inode(b'D', dir)).end);
         self.engine.scan(range, &mut |key, value| {
             if found.len() >= most {
                 end = false;
@@ -250,8 +251,9 @@ impl Volume {
         }
         let mut found = Vec::with_capacity(tokens.len());
         let mut damage = None;
-        let scanned =
-            self.engine.scan(keys::inode(first)..keys::inode(Ino(last.0 + 1)), &mut |key, value| {
+        let scanned = self.engine.scan(
+            keys::range(keys::inode(first), keys::inode(Ino(last.0 + 1))),
+            &mut |key, value| {
                 let Some(ino) =
                     keys::ino_of(key).filter(|ino| tokens.binary_search_by_key(ino, |t| t.0).is_ok())
                 else {
@@ -262,7 +264,8 @@ impl Volume {
                     Err(error) => damage = Some(error),
                 }
                 damage.is_none()
-            });
+            },
+        );
         let mut tree = self.tree.lock();
         let mut found = found.into_iter().peekable();
         for (ino, token) in tokens {
@@ -313,7 +316,7 @@ impl Volume {
     ) -> Result<Vec<(PageNo, PageRecord)>> {
         let mut found = Vec::new();
         let mut damage = None;
-        self.engine.scan(keys::page(ino, from)..keys::page(ino, to), &mut |key, value| {
+        self.engine.scan(keys::range(keys::page(ino, from), keys::page(ino, to)), &mut |key, value| {
             match (keys::page_of(key), decode(value, "page record")) {
                 (Some((_, no)), Ok(record)) => found.push((no, record)),
                 (_, Err(error)) => damage = Some(error),

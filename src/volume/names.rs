@@ -8,7 +8,7 @@ use super::xattr::attributes;
 use super::{Volume, check_name};
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, ROOT, encode, keys};
+use crate::format::{Dentry, Ino, InodeRecord, Kind, Links, Name, ROOT, encode, keys};
 use crate::shelf;
 
 /// The cookies of `.` and `..`; those of entries are larger, as a hash is never 0.
@@ -606,6 +606,6 @@ fn parent_of(tree: &mut Tree, dir: Ino) -> Step<Ino> {
 
 /// The first inode of a new store.
 pub(super) fn root_record(now: Time, uid: u32, gid: u32) -> Vec<u8> {
-    let links = Links::One { parent: ROOT, name: Box::default() };
+    let links = Links::One { parent: ROOT, name: Name::new() };
     encode(&InodeRecord::new(libc::S_IFDIR | 0o755, uid, gid, now, links))
 }

@@ -72,7 +72,8 @@ impl Volume {
         let mut dropped = BTreeSet::new();
         while let Some(from) = done.next.filter(|_| done.goes_on(bytes) && !self.stopping()) {
             let mut places = Vec::new();
-            let range = keys::page(Ino(from.inode), PageNo(from.page))..keys::under(&[keys::PAGE]).end;
+            let range =
+                keys::range(keys::page(Ino(from.inode), PageNo(from.page)), keys::under(&[keys::PAGE]).end);
             self.engine.scan(range, &mut |key, _| {
                 places.extend(keys::page_of(key));
                 places.len() <= TOGETHER

@@ -17,8 +17,8 @@ use crate::clock::{Clock, Time};
 use crate::error::Error;
 pub(super) use crate::format::name_hash as hash_of;
 use crate::format::{
-    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, PageNo, PageRecord,
-    SLOT_BITS, SegmentId, UseRecord,
+    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, Name, PageNo,
+    PageRecord, SLOT_BITS, SegmentId, UseRecord,
 };
 
 /// What an inode in memory costs beside its variable parts.
@@ -497,7 +497,7 @@ impl Tree {
     }
 
     /// Sets or removes an entry in memory.
-    pub fn set_entry(&mut self, dir: Ino, name: Box<[u8]>, slot: u8, to: Option<(Ino, Kind)>) {
+    pub fn set_entry(&mut self, dir: Ino, name: Name, slot: u8, to: Option<(Ino, Kind)>) {
         let version = self.new_version();
         let Some(inode) = self.inodes.peek_mut(&dir) else { return };
         inode.version = version;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
 use crate::error::Error;
-use crate::format::{Ino, Kind, PageNo};
+use crate::format::{Ino, Kind, Name, PageNo};
 
 /// Why an operation did not finish.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Need {
     /// An inode in memory.
     Inode(Ino),
     /// A directory's entries in memory, or at least the one with this name.
-    Entry(Ino, Box<[u8]>),
+    Entry(Ino, Name),
     /// A directory's entries in memory behind this cookie.
     Entries(Ino, u64),
     /// An inode's extended attributes in memory.
@@ -185,7 +185,7 @@ pub enum Event {
         /// The directory.
         dir: Ino,
         /// The name.
-        name: Box<[u8]>,
+        name: Name,
     },
     /// An inode's attributes or content have changed.
     Inode(Ino),

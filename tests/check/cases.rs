@@ -39,7 +39,7 @@ fn names_that_dangle_or_lie_wrong_are_found() {
     check_cases(&[
         ("an entry without an inode", Bad, "names", "which is not there", |edit, batch| {
             edit.bucket(batch, "dir", "ghost", |bucket| {
-                bucket.push(Dentry { name: (*b"ghost").into(), ino: Ino(999), kind: Kind::File, slot: 0 });
+                bucket.push(Dentry { name: b"ghost"[..].into(), ino: Ino(999), kind: Kind::File, slot: 0 });
             });
         }),
         ("an inode without an entry", Bad, "links", "no directory entry names it", |edit, batch| {
@@ -52,7 +52,7 @@ fn names_that_dangle_or_lie_wrong_are_found() {
             let dir = edit.ino("dir");
             batch.delete(keys::bucket(ROOT, name_hash(b"dir")));
             edit.bucket(batch, "sub", "dir", |bucket| {
-                bucket.push(Dentry { name: (*b"dir").into(), ino: dir, kind: Kind::Directory, slot: 0 });
+                bucket.push(Dentry { name: b"dir"[..].into(), ino: dir, kind: Kind::Directory, slot: 0 });
             });
         }),
         (
@@ -63,21 +63,26 @@ fn names_that_dangle_or_lie_wrong_are_found() {
             |edit, batch| {
                 let sub = edit.ino("sub");
                 edit.bucket(batch, "", "sub2", |bucket| {
-                    bucket.push(Dentry { name: (*b"sub2").into(), ino: sub, kind: Kind::Directory, slot: 0 });
+                    bucket.push(Dentry {
+                        name: b"sub2"[..].into(),
+                        ino: sub,
+                        kind: Kind::Directory,
+                        slot: 0,
+                    });
                 });
             },
         ),
         ("a name for the root", Bad, "links", "name the root", |edit, batch| {
             edit.bucket(batch, "dir", "top", |bucket| {
-                bucket.push(Dentry { name: (*b"top").into(), ino: ROOT, kind: Kind::Directory, slot: 0 });
+                bucket.push(Dentry { name: b"top"[..].into(), ino: ROOT, kind: Kind::Directory, slot: 0 });
             });
         }),
         ("a name in the wrong bucket", Bad, "names", "its hash is another", |edit, batch| {
-            edit.bucket(batch, "dir", "text", |bucket| bucket[0].name = (*b"texd").into());
+            edit.bucket(batch, "dir", "text", |bucket| bucket[0].name = b"texd"[..].into());
         }),
         ("a slot taken twice", Bad, "names", "slot 0, which is taken", |edit, batch| {
             edit.bucket(batch, "dir", "text", |bucket| {
-                bucket.push(Dentry { name: (*b"x").into(), ..bucket[0].clone() })
+                bucket.push(Dentry { name: b"x"[..].into(), ..bucket[0].clone() })
             });
         }),
         ("an impossible slot", Bad, "names", "slot 200, which is taken or impossible", |edit, batch| {
@@ -91,7 +96,7 @@ fn names_that_dangle_or_lie_wrong_are_found() {
         }),
         ("an impossible name", Bad, "names", "is impossible", |edit, batch| {
             edit.bucket(batch, "dir", "a/b", |bucket| {
-                bucket.push(Dentry { name: (*b"a/b").into(), ino: Ino(3), kind: Kind::File, slot: 0 });
+                bucket.push(Dentry { name: b"a/b"[..].into(), ino: Ino(3), kind: Kind::File, slot: 0 });
             });
         }),
         ("an empty bucket", Bad, "names", "is empty", |edit, batch| {
@@ -99,14 +104,16 @@ fn names_that_dangle_or_lie_wrong_are_found() {
         }),
         ("entries of a file", Bad, "names", "it has directory entries and is a File", |edit, batch| {
             edit.bucket(batch, "text", "x", |bucket| {
-                bucket.push(Dentry { name: (*b"x").into(), ino: Ino(3), kind: Kind::File, slot: 0 });
+                bucket.push(Dentry { name: b"x"[..].into(), ino: Ino(3), kind: Kind::File, slot: 0 });
             });
         }),
         ("an unreadable bucket", Bad, "names", "cannot be read", |edit, batch| {
             batch.put(keys::bucket(edit.ino("dir"), name_hash(b"text")), vec![9, 9]);
         }),
         ("a record with another name", Bad, "links", "another name than its directory", |edit, batch| {
-            edit.inode(batch, "text", |rec| rec.links = Links::One { parent: ROOT, name: (*b"text").into() });
+            edit.inode(batch, "text", |rec| {
+                rec.links = Links::One { parent: ROOT, name: b"text"[..].into() }
+            });
         }),
         ("a lost link record", Bad, "links", "1 link records for 2 names", |_, batch| {
             batch.delete(keys::link(Ino(10), ROOT, b"hard"));
@@ -154,9 +161,9 @@ fn inodes_that_are_impossible_or_missing_are_found() {
         ("keys of each kind that are too short", Bad, "catalog", "none of this format", |edit, batch| {
             for tag in *b"DFILOPRSTWX" {
                 let key = match tag {
-                    b'W' => keys::patch(Ino(4), PageNo(0), 0),
-                    b'F' => keys::release(SegmentId(1), 16, Ino(4), PageNo(0)),
-                    b'O' => keys::orphan(Ino(4)),
+                    b'W' => keys::patch(Ino(4), PageNo(0), 0).to_vec(),
+                    b'F' => keys::release(SegmentId(1), 16, Ino(4), PageNo(0)).to_vec(),
+                    b'O' => keys::orphan(Ino(4)).to_vec(),
                     _ => edit.first(tag).0,
                 };
                 batch.put(&key[..key.len().min(9) - 1], vec![1]);

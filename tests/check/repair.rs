@@ -155,11 +155,11 @@ fn what_nothing_tells_the_name_of_is_in_lost_and_found_by_its_number() {
         let (text, other) = (edit.ino("text"), edit.ino("other"));
         edit.bucket(batch, "dir", "text", |bucket| bucket[0].ino = other);
         edit.inode(batch, "other", |rec| {
-            rec.links = Links::One { parent: edit.ino("dir"), name: (*b"text").into() };
+            rec.links = Links::One { parent: edit.ino("dir"), name: b"text"[..].into() };
         });
         batch.delete(keys::bucket(ROOT, name_hash(b"other")));
         edit.inode(batch, "text", |rec| {
-            rec.links = Links::One { parent: Ino(999), name: (*b"text").into() };
+            rec.links = Links::One { parent: Ino(999), name: b"text"[..].into() };
         });
         // And one of which only the pages are left.
         batch.delete(keys::inode(edit.ino("big")));
@@ -191,7 +191,7 @@ fn what_is_taken_out_of_use_is_kept_in_the_store() {
     let kept = contents(&sample.disk).remove(&Path::new(STORE).join("damaged/records")).unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let kept = String::from_utf8(kept).unwrap();
-    for (key, value) in [(key, &b"a value"[..]), (keys::bucket(sample.inos["dir"], 77), &[9, 9])] {
+    for (key, value) in [(key, &b"a value"[..]), (keys::bucket(sample.inos["dir"], 77).to_vec(), &[9, 9])] {
         let line = format!("{} {}", hex(&key), hex(value));
         assert!(kept.lines().any(|kept| kept == line), "{line} is not in\n{kept}");
     }
@@ -305,16 +305,16 @@ fn a_damaged_journal_is_cut_at_its_damage_and_kept_aside() {
 fn wreck(edit: &Edit<'_>, batch: &mut Batch) {
     let (dir, sub) = (edit.ino("dir"), edit.ino("sub"));
     edit.bucket(batch, "dir", "ghost", |bucket| {
-        bucket.push(Dentry { name: (*b"ghost").into(), ino: Ino(999), kind: Kind::File, slot: 0 });
+        bucket.push(Dentry { name: b"ghost"[..].into(), ino: Ino(999), kind: Kind::File, slot: 0 });
     });
     batch.delete(keys::bucket(dir, name_hash(b"text")));
     batch.delete(keys::bucket(ROOT, name_hash(b"dir")));
     edit.bucket(batch, "sub", "dir", |bucket| {
-        bucket.push(Dentry { name: (*b"dir").into(), ino: dir, kind: Kind::Directory, slot: 0 });
+        bucket.push(Dentry { name: b"dir"[..].into(), ino: dir, kind: Kind::Directory, slot: 0 });
     });
     edit.bucket(batch, "sub", "deep", |bucket| bucket[0].slot = 200);
     edit.inode(batch, "other", |rec| {
-        rec.links = Links::One { parent: Ino(999), name: (*b"other").into() };
+        rec.links = Links::One { parent: Ino(999), name: b"other"[..].into() };
         rec.stored = 9;
     });
     batch.delete(keys::bucket(ROOT, name_hash(b"other")));

@@ -16,7 +16,7 @@ use crate::check::nodes::Nodes;
 use crate::check::{OnProgress, Options, Report, scan, tree};
 use crate::error::Result;
 use crate::format::{
-    Ino, InodeRecord, Key, Kind, Links, PageNo, PageRecord, Patch, ROOT, decode, encode, keys,
+    Ino, InodeRecord, Key, Kind, Links, Name, PageNo, PageRecord, Patch, ROOT, decode, encode, keys,
 };
 use crate::pages::LocalSegments;
 
@@ -77,7 +77,7 @@ fn move_out(
     lost_found: &mut LostFound,
     from: Ino,
 ) -> Result<()> {
-    let rec = blank(names.mend.now, Links::One { parent: ROOT, name: Box::default() });
+    let rec = blank(names.mend.now, Links::One { parent: ROOT, name: Name::new() });
     let size = end_of(names.mend, segments, from, rec.page_shift)?;
     // Its frames are another's, as they have it: a file may have such, if it is shared.
     let rec = InodeRecord { mode: libc::S_IFREG | 0o600, size, shared: true, ..rec };

@@ -102,12 +102,12 @@ impl<'a> Mend<'a> {
         Ok(self.get_raw(key)?.and_then(|value| decode(&value, "record").ok()))
     }
 
-    pub fn put(&mut self, key: Key, value: Value) {
-        self.change(key, Some(value));
+    pub fn put(&mut self, key: impl Into<Key>, value: Value) {
+        self.change(key.into(), Some(value));
     }
 
-    pub fn delete(&mut self, key: Key) {
-        self.change(key, None);
+    pub fn delete(&mut self, key: impl Into<Key>) {
+        self.change(key.into(), None);
     }
 
     fn change(&mut self, key: Key, value: Option<Value>) {
@@ -116,7 +116,8 @@ impl<'a> Mend<'a> {
     }
 
     /// Deletes a record that nothing can be done with, and keeps it in the store's directory.
-    pub fn put_aside(&mut self, key: Key) -> Result<()> {
+    pub fn put_aside(&mut self, key: impl Into<Key>) -> Result<()> {
+        let key = key.into();
         self.keep(&key)?;
         self.delete(key);
         Ok(())

@@ -11,10 +11,12 @@ use super::mend::Mend;
 use crate::check::nodes::{Nodes, place_hash};
 use crate::check::{OnProgress, Report, scan, tree};
 use crate::error::Result;
-use crate::format::{Bucket, Dentry, Ino, Kind, Links, ROOT, SLOT_BITS, decode, is_name, keys, name_hash};
+use crate::format::{
+    Bucket, Dentry, Ino, Kind, Links, Name, ROOT, SLOT_BITS, decode, is_name, keys, name_hash,
+};
 
 /// A directory and a name in it.
-pub type Place = (Ino, Box<[u8]>);
+pub type Place = (Ino, Name);
 
 /// Mends all names.
 pub fn mend(mend: &mut Mend<'_>, progress: OnProgress<'_>) -> Result<()> {
@@ -118,7 +120,7 @@ impl Names<'_, '_> {
                         let links = self.mend.under(&keys::of_inode(keys::LINK, ino))?;
                         told.extend(links.iter().filter_map(|(key, _)| {
                             let (dir, name) = keys::link_of(key)?;
-                            Some((dir, Box::from(name)))
+                            Some((dir, Name::from(name)))
                         }));
                     }
                 }

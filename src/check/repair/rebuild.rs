@@ -326,16 +326,17 @@ fn take(changes: &mut Layer, frames: &[Found], patches: &[Key]) {
         changes.insert(key.clone(), None);
     }
     for found in frames {
-        changes.insert(keys::page(found.ino, found.page), Some(encode(&found.record())));
+        changes.insert(keys::page(found.ino, found.page).into(), Some(encode(&found.record())));
     }
 }
 
 /// No number of an inode is given again that a frame names.
 fn count_inodes(changes: &mut Layer, base: CounterRecord, frames: &[Found]) {
-    let known = changes.get(&keys::counters()).and_then(|value| decode(value.as_deref()?, "counters").ok());
+    let known =
+        changes.get(&keys::counters()[..]).and_then(|value| decode(value.as_deref()?, "counters").ok());
     let mut counters: CounterRecord = known.unwrap_or(base);
     counters.last_ino = frames.last().map_or(0, |found| found.ino.0).max(counters.last_ino);
-    changes.insert(keys::counters(), Some(encode(&counters)));
+    changes.insert(keys::counters().into(), Some(encode(&counters)));
 }
 
 fn when(time: Time) -> String {

@@ -15,7 +15,7 @@ use crate::check::{OnProgress, Report, scan, tree};
 use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
-    Bucket, CounterRecord, Extent, Ino, InodeRecord, Key, Kind, Links, PAGE_SHIFT, PAGE_SHIFTS, PageNo,
+    Bucket, CounterRecord, Extent, Ino, InodeRecord, Key, Kind, Links, Name, PAGE_SHIFT, PAGE_SHIFTS, PageNo,
     PageRecord, Patch, ROOT, SegmentRecord, decode, keys,
 };
 use crate::pages::{LocalSegments, Segments, frame};
@@ -30,7 +30,7 @@ struct Remains {
     entries: bool,
     attributes: bool,
     /// A name of it: the directory, the name, and what kind the entry says.
-    name: Option<(Ino, Box<[u8]>, Kind)>,
+    name: Option<(Ino, Name, Kind)>,
 }
 
 /// Mends them all.
@@ -261,7 +261,7 @@ fn made_anew(
     let size = if kind == Kind::File { end_of(mend, segments, ino, page_shift)? } else { 0 };
     let (parent, name) = match &remains.name {
         Some((dir, name, _)) if ino != ROOT => (*dir, name.clone()),
-        _ => (ROOT, Box::default()),
+        _ => (ROOT, Name::new()),
     };
     // That frames may be shared is assumed: it costs little where they are not.
     Ok(InodeRecord {

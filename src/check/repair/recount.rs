@@ -9,7 +9,7 @@ use crate::check::content::{self, Fault, Found};
 use crate::check::nodes::{Node, Nodes};
 use crate::check::{OnProgress, Options, Report, scan, tree};
 use crate::error::Result;
-use crate::format::{CounterRecord, Ino, Kind, Links, ROOT, SegmentRecord, decode, encode, keys};
+use crate::format::{CounterRecord, Ino, Kind, Links, Name, ROOT, SegmentRecord, decode, encode, keys};
 use crate::pages::LocalSegments;
 
 /// Counts anew and writes what differs.
@@ -124,10 +124,10 @@ fn links(mend: &mut Mend<'_>, node: &Node, before: Links, places: &[Place]) -> R
     }
     wanted.into_iter().for_each(|key| mend.put(key, Vec::new()));
     Ok(match places.first() {
-        _ if node.ino == ROOT => Links::One { parent: ROOT, name: Box::default() },
+        _ if node.ino == ROOT => Links::One { parent: ROOT, name: Name::new() },
         _ if many => Links::Many,
         Some((parent, name)) => Links::One { parent: *parent, name: name.clone() },
-        None if node.is_dir() => Links::One { parent: ROOT, name: Box::default() },
+        None if node.is_dir() => Links::One { parent: ROOT, name: Name::new() },
         None => before,
     })
 }
@@ -151,7 +151,7 @@ fn stale_marks(mend: &mut Mend<'_>, nodes: &Nodes) -> Result<()> {
         let linked = nodes.get(ino).is_some_and(is_linked);
         let at = if linked { mend.record(ino)?.and_then(|rec| rec.expires) } else { None };
         if at.is_none_or(|at| at.secs().max(0) != secs) {
-            stale.push((ino, keys::expiry(secs, ino)));
+            stale.push((ino, keys::expiry(secs, ino).to_vec()));
         }
     }
     for (ino, key) in stale {
