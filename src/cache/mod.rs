@@ -23,6 +23,7 @@
 mod changes;
 mod dirty;
 mod lru;
+mod pagemap;
 mod state;
 #[cfg(test)]
 mod tests;

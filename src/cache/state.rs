@@ -1,6 +1,5 @@
 //! What lies under the cache's lock: the files' pages and the bytes reserved for them.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +9,14 @@ use foldhash::{HashMap, HashMapExt};
 use super::changes::Changes;
 use super::dirty::{Dirty, Flight, Queues, grown, overwrite};
 use super::lru::Lru;
+use super::pagemap::PageMap;
 use super::{Access, Base, Content, Flush, Flushed, Need, PageId};
 use crate::format::{Ino, PageNo, Patch};
 
 /// Bytes that a page is charged with beside its buffer: its entries in the maps, lists and queues, of
-/// which a page alone in its file needs most (two tree nodes of some 250 bytes, 100 in the table of
-/// files, 60 in the LRU, 200 for a dirty page).
-pub(super) const PAGE_OVERHEAD: usize = 768;
+/// which a page alone in its file needs most: some 130 in the table of files, 60 for the shared buffer, and 100 in the LRU
+/// or, while it is dirty, 320.
+pub(super) const PAGE_OVERHEAD: usize = 512;
 
 /// The part of the dirty limit that patches in the catalog may take before their pages are due: a quarter of the catalog's
 /// table. A checkpoint writes what is in the table into the index; patches would be taken out of it again a moment later.
@@ -43,8 +43,8 @@ struct Clean {
 
 #[derive(Debug, Default)]
 struct File {
-    clean: BTreeMap<PageNo, Clean>,
-    dirty: BTreeMap<PageNo, Box<Dirty>>,
+    clean: PageMap<Clean>,
+    dirty: PageMap<Box<Dirty>>,
     /// Bytes of content of the dirty pages.
     dirty_bytes: usize,
 }
@@ -111,7 +111,7 @@ impl State {
     }
 
     fn dirty_page(&mut self, id: PageId) -> Option<&mut Dirty> {
-        Some(self.files.get_mut(&id.ino)?.dirty.get_mut(&id.no)?)
+        Some(self.files.get_mut(&id.ino)?.dirty.get_mut(id.no)?)
     }
 
     /// Room that clean pages may take: all that dirty ones and flushes do not.
@@ -131,7 +131,7 @@ impl State {
             let room = self.clean_room();
             let files = &mut self.files;
             let take_uses = |id: PageId| {
-                let page = files.get_mut(&id.ino).and_then(|file| file.clean.get_mut(&id.no));
+                let page = files.get_mut(&id.ino).and_then(|file| file.clean.get_mut(id.no));
                 page.map_or(0, |page| std::mem::take(&mut page.uses))
             };
             let Some(id) = self.lru.pop(room, take_uses) else { return false };
@@ -181,7 +181,7 @@ impl State {
 
     fn take_clean(&mut self, id: PageId) -> Option<Content> {
         let file = self.files.get_mut(&id.ino)?;
-        let content = file.clean.remove(&id.no)?.content;
+        let content = file.clean.remove(id.no)?.content;
         if file.clean.is_empty() && file.dirty.is_empty() {
             self.files.remove(&id.ino);
         }
@@ -197,7 +197,7 @@ impl State {
     /// Takes a dirty page out, its bytes staying reserved and counted as dirty.
     fn take_dirty(&mut self, id: PageId) -> Option<Box<Dirty>> {
         let file = self.files.get_mut(&id.ino)?;
-        let page = file.dirty.remove(&id.no)?;
+        let page = file.dirty.remove(id.no)?;
         file.dirty_bytes -= page.content.len();
         self.riding -= page.riding;
         if file.clean.is_empty() && file.dirty.is_empty() {
@@ -230,11 +230,11 @@ impl State {
 
     pub fn get(&mut self, id: PageId) -> Option<Content> {
         let found = self.files.get_mut(&id.ino).and_then(|file| {
-            if let Some(page) = file.clean.get_mut(&id.no) {
+            if let Some(page) = file.clean.get_mut(id.no) {
                 page.uses = page.uses.saturating_add(u32::from(self.lru.is_new(id)));
                 return Some(page.content.clone());
             }
-            file.dirty.get(&id.no).map(|page| page.content.clone())
+            file.dirty.get(id.no).map(|page| page.content.clone())
         });
         *if found.is_some() { &mut self.hits } else { &mut self.misses } += 1;
         found
@@ -242,8 +242,8 @@ impl State {
 
     pub fn peek(&self, id: PageId) -> Option<&Content> {
         let file = self.files.get(&id.ino)?;
-        let clean = file.clean.get(&id.no).map(|page| &page.content);
-        clean.or_else(|| file.dirty.get(&id.no).map(|page| &page.content))
+        let clean = file.clean.get(id.no).map(|page| &page.content);
+        clean.or_else(|| file.dirty.get(id.no).map(|page| &page.content))
     }
 
     pub fn insert(&mut self, id: PageId, content: Content, access: Access) -> Content {
@@ -315,7 +315,7 @@ impl State {
         };
         // What is left gets a buffer of its own; that of a page that is not in flush goes.
         let rest = offset + PAGE_OVERHEAD;
-        let page = self.files.get(&id.ino).and_then(|file| file.dirty.get(&id.no));
+        let page = self.files.get(&id.ino).and_then(|file| file.dirty.get(id.no));
         let (new, dirty) = match page {
             _ if content.len() <= offset => (0, 0),
             Some(page) if page.frozen() => (rest, rest),
@@ -348,7 +348,7 @@ impl State {
                 *content = Arc::new(rest);
                 changes.cut(offset);
             });
-            if let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(&id.no))
+            if let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(id.no))
                 && page.full
             {
                 if page.flight.is_none() {
@@ -379,7 +379,7 @@ impl State {
     /// old content, and its bytes, to the flush.
     fn change(&mut self, id: PageId, change: impl FnOnce(&mut Content, &mut Changes)) {
         let Some(file) = self.files.get_mut(&id.ino) else { return };
-        let Some(page) = file.dirty.get_mut(&id.no) else { return };
+        let Some(page) = file.dirty.get_mut(id.no) else { return };
         let (len, held) = (page.content.len(), charge(&page.content));
         change(&mut page.content, &mut page.changes);
         file.dirty_bytes = file.dirty_bytes + page.content.len() - len;
@@ -397,7 +397,7 @@ impl State {
 
     /// Marks a page as written to its end; says whether that made it due.
     fn filled(&mut self, id: PageId) -> bool {
-        let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(&id.no)) else {
+        let Some(page) = self.files.get_mut(&id.ino).and_then(|f| f.dirty.get_mut(id.no)) else {
             return false;
         };
         if page.full || page.flight.is_some() {
@@ -413,13 +413,13 @@ impl State {
     pub fn patches_of(&self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, Range<u32>)> {
         let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return Vec::new() };
         let pages = file.dirty.range(from..to).filter(|(_, page)| !page.patches.is_empty());
-        pages.map(|(no, page)| (*no, page.patches.clone())).collect()
+        pages.map(|(no, page)| (no, page.patches.clone())).collect()
     }
 
     pub fn discard(&mut self, ino: Ino, from: PageNo, to: PageNo) {
         let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return };
-        let clean: Vec<PageNo> = file.clean.range(from..to).map(|(no, _)| *no).collect();
-        let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| *no).collect();
+        let clean: Vec<PageNo> = file.clean.range(from..to).map(|(no, _)| no).collect();
+        let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| no).collect();
         for no in clean {
             let id = PageId { ino, no };
             self.lru.remove(id);
@@ -444,11 +444,11 @@ impl State {
     }
 
     pub fn is_dirty(&self, id: PageId) -> bool {
-        self.files.get(&id.ino).is_some_and(|file| file.dirty.contains_key(&id.no))
+        self.files.get(&id.ino).is_some_and(|file| file.dirty.get(id.no).is_some())
     }
 
     pub fn dirty_is_zero(&self, id: PageId) -> Option<bool> {
-        let page = self.files.get(&id.ino)?.dirty.get(&id.no)?;
+        let page = self.files.get(&id.ino)?.dirty.get(id.no)?;
         Some(page.content.iter().all(|byte| *byte == 0))
     }
 
@@ -462,18 +462,19 @@ impl State {
         let last = cut.map_or(PageNo(u32::MAX), |(no, _)| no);
         // Of a clean page a cut is the only change.
         let clean = cut.and_then(|(no, offset)| {
-            let content = file.clean.get(&no).map(|page| &page.content).filter(|c| c.len() > offset)?;
+            let content = file.clean.get(no).map(|page| &page.content).filter(|c| c.len() > offset)?;
             Some((no, content, Changes { zero_from: Some(offset), ranges: Vec::new() }, 0..0))
         });
         let dirty = file.dirty.range(..=last).map(|(no, page)| {
             let mut changes = page.changes.clone();
-            if let Some((_, offset)) = cut.filter(|(cut, offset)| cut == no && page.content.len() > *offset) {
+            if let Some((_, offset)) = cut.filter(|(cut, offset)| *cut == no && page.content.len() > *offset)
+            {
                 changes.cut(offset);
             }
             if let Some(flight) = &page.flight {
                 changes = flight.covered.clone().then(changes);
             }
-            (*no, &page.content, changes, page.patches.clone())
+            (no, &page.content, changes, page.patches.clone())
         });
         let changed = |page: &(PageNo, &Content, Changes, Range<u32>)| !page.2.is_empty();
         let mut bytes = 0;
@@ -497,7 +498,7 @@ impl State {
         let rode_much = self.rides_much();
         let Some(file) = self.files.get_mut(&ino) else { return false };
         for (no, end) in upto {
-            let Some(page) = file.dirty.get_mut(no) else { continue };
+            let Some(page) = file.dirty.get_mut(*no) else { continue };
             let bytes = Some(page.changes.bytes()).filter(|bytes| *bytes >= LARGE).unwrap_or(0);
             page.riding += bytes;
             self.riding += bytes;
@@ -529,7 +530,7 @@ impl State {
     }
 
     fn begin_flush(&mut self, id: PageId) -> Option<Flush> {
-        let page = self.files.get_mut(&id.ino)?.dirty.get_mut(&id.no).filter(|p| p.flight.is_none())?;
+        let page = self.files.get_mut(&id.ino)?.dirty.get_mut(id.no).filter(|p| p.flight.is_none())?;
         self.queues.remove(page);
         self.last_ticket += 1;
         page.flight = Some(Flight {
@@ -555,7 +556,7 @@ impl State {
         let mut due = Vec::new();
         let mut bytes = 0;
         let (pressed, riding, now) = (self.pressed(), self.rides_much(), Instant::now());
-        let page = |id: &PageId| self.files.get(&id.ino)?.dirty.get(&id.no);
+        let page = |id: &PageId| self.files.get(&id.ino)?.dirty.get(id.no);
         let is_old = |id: &PageId| page(id).is_some_and(|page| now.duration_since(page.since) >= age);
         let (mut full, mut partial) =
             (self.queues.full.iter().peekable(), self.queues.partial.iter().peekable());
@@ -592,7 +593,7 @@ impl State {
             return now;
         }
         let oldest = self.queues.partial.values().next();
-        let page = oldest.and_then(|id| self.files.get(&id.ino)?.dirty.get(&id.no));
+        let page = oldest.and_then(|id| self.files.get(&id.ino)?.dirty.get(id.no));
         page.map_or(now, |p| p.since).checked_add(age).unwrap_or(now + Duration::from_secs(3600))
     }
 
@@ -613,7 +614,7 @@ impl State {
     }
 
     pub fn outcome(&self, flush: &Flush) -> Flushed {
-        let page = self.files.get(&flush.id.ino).and_then(|file| file.dirty.get(&flush.id.no));
+        let page = self.files.get(&flush.id.ino).and_then(|file| file.dirty.get(flush.id.no));
         match page.and_then(|page| Some((page, page.flight.as_ref()?))) {
             Some((page, flight)) if flight.ticket == flush.ticket => {
                 Flushed::Stored { patches: page.patches.start..flight.patches }
@@ -651,7 +652,7 @@ impl State {
     }
 
     fn requeue(&mut self, id: PageId) {
-        if let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(&id.no)) {
+        if let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(id.no)) {
             self.queues.push(id, page);
         }
     }
@@ -670,7 +671,7 @@ impl State {
     }
 
     pub fn dirty_pages(&self, ino: Ino) -> Vec<PageNo> {
-        self.files.get(&ino).map(|f| f.dirty.keys().copied().collect()).unwrap_or_default()
+        self.files.get(&ino).map(|f| f.dirty.iter().map(|(no, _)| no).collect()).unwrap_or_default()
     }
 
     pub fn dirty_files(&self) -> Vec<Ino> {
@@ -681,26 +682,33 @@ impl State {
     #[cfg(test)]
     pub fn verify(&self) {
         let clean: usize =
-            self.files.values().flat_map(|f| f.clean.values()).map(|page| charge(&page.content)).sum();
+            self.files.values().flat_map(|f| f.clean.iter()).map(|(_, page)| charge(&page.content)).sum();
         let dirty: usize =
-            self.files.values().flat_map(|f| f.dirty.values()).map(|p| charge(&p.content)).sum();
+            self.files.values().flat_map(|f| f.dirty.iter()).map(|(_, page)| charge(&page.content)).sum();
         let held: usize = self.flights.values().sum();
         assert_eq!(self.lru.bytes(), clean);
         assert_eq!(self.dirty, dirty + held);
         assert_eq!(self.used, clean + dirty + held);
         // A cut whose page came to be flushed meanwhile leaves what the flush holds beyond the limit.
         assert!(self.used <= self.limit + held);
-        let waiting: usize =
-            self.files.values().flat_map(|f| f.dirty.values()).filter(|p| p.flight.is_none()).count();
+        let waiting: usize = self
+            .files
+            .values()
+            .flat_map(|f| f.dirty.iter())
+            .filter(|(_, page)| page.flight.is_none())
+            .count();
         assert_eq!(self.queues.full.len() + self.queues.partial.len(), waiting);
         assert_eq!(self.flying.values().sum::<usize>(), self.flights.len());
-        let pages = || self.files.values().flat_map(|file| file.dirty.values());
+        let pages = || self.files.values().flat_map(|file| file.dirty.iter().map(|(_, page)| page));
         assert_eq!(self.riding, pages().map(|page| page.riding).sum::<usize>());
         assert!(pages().all(|page| page.riding == 0 || !page.patches.is_empty()));
         for file in self.files.values() {
             assert!(!(file.clean.is_empty() && file.dirty.is_empty()));
-            assert_eq!(file.dirty_bytes, file.dirty.values().map(|p| p.content.len()).sum::<usize>());
-            for page in file.dirty.values() {
+            assert_eq!(
+                file.dirty_bytes,
+                file.dirty.iter().map(|(_, page)| page.content.len()).sum::<usize>()
+            );
+            for (_, page) in file.dirty.iter() {
                 let last = page.changes.ranges.last().map_or(0, |r| r.end);
                 assert!(last <= page.content.len());
                 assert!(page.changes.ranges.windows(2).all(|w| matches!(w, [a, b] if a.end < b.start)));
