@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 /// More ranges than this are replaced by the one that covers them: each becomes a record of its own
 /// in the catalog, of some 40 bytes and a lookup at recovery, and a page that is written in so many places is soon
 /// flushed whole.
@@ -15,7 +17,7 @@ pub(super) struct Changes {
     /// All from here on was zeroed, ahead of the ranges.
     pub zero_from: Option<usize>,
     /// What was written.
-    pub ranges: Vec<Range<usize>>,
+    pub ranges: SmallVec<[Range<usize>; 1]>,
 }
 
 impl Changes {
@@ -47,7 +49,8 @@ impl Changes {
         for touched in self.ranges.get(from..to).unwrap_or_default() {
             new = new.start.min(touched.start)..new.end.max(touched.end);
         }
-        self.ranges.splice(from..to, [new]);
+        self.ranges.drain(from..to);
+        self.ranges.insert(from, new);
         if self.ranges.len() > MOST_RANGES
             && let Some(end) = self.ranges.last().map(|last| last.end)
         {

@@ -463,7 +463,7 @@ impl State {
         // Of a clean page a cut is the only change.
         let clean = cut.and_then(|(no, offset)| {
             let content = file.clean.get(no).map(|page| &page.content).filter(|c| c.len() > offset)?;
-            Some((no, content, Changes { zero_from: Some(offset), ranges: Vec::new() }, 0..0))
+            Some((no, content, Changes { zero_from: Some(offset), ..Changes::default() }, 0..0))
         });
         let dirty = file.dirty.range(..=last).map(|(no, page)| {
             let mut changes = page.changes.clone();

@@ -1,6 +1,8 @@
 //! A change of the tree in the making. It is put together from copies, journalled as one batch, and
 //! only then becomes visible in memory, in the cache of pages too: what could not be journalled has not happened.
 
+use smallvec::SmallVec;
+
 use super::Volume;
 use super::listed::Listed;
 use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
@@ -20,6 +22,8 @@ struct EntryChange {
     name: Name,
     /// What the name is to mean.
     to: Option<(Ino, Kind)>,
+    /// Its slot in its bucket, known once the bucket is.
+    slot: u8,
 }
 
 /// How much of a file the catalog may say there is.
@@ -39,7 +43,7 @@ enum InMemory {
     /// A page is cut at this offset.
     Cut(PageId, usize),
     /// What was unjournalled is no longer; by page, the number behind its last patch.
-    Journalled(Ino, Vec<(PageNo, u32)>),
+    Journalled(Ino, SmallVec<[(PageNo, u32); 1]>),
 }
 
 /// An inode that changes.
@@ -56,7 +60,7 @@ struct Drafted {
 pub(super) struct Draft {
     pub batch: Batch,
     inodes: Listed<Ino, Drafted>,
-    entries: Vec<EntryChange>,
+    entries: SmallVec<[EntryChange; 1]>,
     removed: Vec<Ino>,
     /// Bytes of frames that come to be live or dead, by segment.
     live: Vec<(Extent, bool)>,
@@ -67,7 +71,7 @@ pub(super) struct Draft {
     /// Unlinked inodes that get a name.
     relinked: Vec<Ino>,
     /// In the order in which it happens.
-    in_memory: Vec<InMemory>,
+    in_memory: SmallVec<[InMemory; 1]>,
 }
 
 impl Draft {
@@ -138,7 +142,7 @@ impl Draft {
 
     /// What a name is to mean; `None` removes it.
     pub fn entry(&mut self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) {
-        self.entries.push(EntryChange { dir, name: name.into(), to });
+        self.entries.push(EntryChange { dir, name: name.into(), to, slot: 0 });
     }
 
     /// An inode whose last link is gone: it waits for its last reference.
@@ -169,7 +173,7 @@ impl Draft {
 
     /// What a file has unjournalled, as [`Cache::patches`] gave it. Once in a draft for each file.
     pub fn patches(&mut self, ino: Ino, patches: Vec<(PageNo, u32, Patch)>) {
-        let mut upto: Vec<(PageNo, u32)> = Vec::new();
+        let mut upto: SmallVec<[(PageNo, u32); 1]> = SmallVec::new();
         for (no, n, patch) in patches {
             self.batch.put_record(keys::patch(ino, no, n), &patch);
             match upto.last_mut() {
@@ -182,7 +186,7 @@ impl Draft {
 
     /// What a new file has, all of it unjournalled: its pages have no patches yet.
     pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
-        let mut upto = Vec::new();
+        let mut upto = SmallVec::new();
         for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
             self.batch.put_parts(keys::patch(ino, no, 0), &[&whole_patch_head(bytes.len()), bytes]);
             upto.push((no, 1));
@@ -290,13 +294,12 @@ impl Volume {
             }
         }
 
-        let mut slots = Vec::with_capacity(draft.entries.len());
         // Two names of one change may share a bucket.
         let mut buckets: Listed<(Ino, u64), Bucket> = Listed::default();
-        for EntryChange { dir, name, to } in &draft.entries {
+        for EntryChange { dir, name, to, slot } in &mut draft.entries {
             let hash = hash_of(name);
             let bucket = buckets.get_or_put_with((*dir, hash), || tree.bucket_of(*dir, hash));
-            slots.push(set_in_bucket(bucket, name, *to)?);
+            *slot = set_in_bucket(bucket, name, *to)?;
         }
         for ((dir, hash), bucket) in buckets {
             match bucket.is_empty() {
@@ -361,7 +364,7 @@ impl Volume {
         }
         tree.pay(seq, bill);
         ended.into_iter().for_each(|dir| tree.end_quota(dir));
-        for (EntryChange { dir, name, to }, slot) in draft.entries.into_iter().zip(slots) {
+        for EntryChange { dir, name, to, slot } in draft.entries {
             tree.set_entry(dir, name, slot, to);
         }
         for ino in draft.removed {

@@ -9,9 +9,11 @@
 //! Invariants: until the batch is journalled nothing of it is seen, and a failure leaves no trace; a file
 //! gets a name only when all its content is in frames or in the same batch.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::Volume;
 use super::draft::Draft;
@@ -139,9 +141,9 @@ pub(super) struct Plan<'a> {
     names: Listed<(Ino, &'a [u8]), Named>,
     next: u64,
     /// New files with content that rides in the batch.
-    contents: Vec<(Ino, u8, &'a [u8])>,
+    contents: SmallVec<[(Ino, u8, &'a [u8]); 1]>,
     /// Whom the kernel must be told of.
-    heard: Vec<Heard<'a>>,
+    heard: SmallVec<[Heard<'a>; 2]>,
     /// The earliest expiry that is set.
     expires: Option<Time>,
 }
@@ -169,10 +171,9 @@ impl Volume {
         // Released when the batch is through, or has failed: those that got no name are reclaimed.
         let mut unnamed = Unnamed { volume: self, files: Vec::new() };
         let mut taken = 0;
-        let mut staged = Vec::with_capacity(changes.len());
-        let mut is_framed = Vec::with_capacity(changes.len());
-        for change in changes {
-            let mut change = change.clone();
+        let mut staged = Cow::Borrowed(changes);
+        let mut is_framed: SmallVec<[bool; 8]> = SmallVec::new();
+        for (n, change) in changes.iter().enumerate() {
             let mut framed = false;
             if let To::Content(content, new) = change.to {
                 if taken + content.len() > BATCH_CONTENT {
@@ -182,13 +183,12 @@ impl Volume {
                         self.write_blocking(ino, (n * PART) as u64, part, false)?;
                     }
                     self.flush_file(ino)?;
-                    change.to = To::Unnamed(ino, new);
+                    staged.to_mut()[n].to = To::Unnamed(ino, new);
                 } else {
                     taken += content.len();
                     framed = content.len() >= if durable { PATCH_LIMIT + 1 } else { FRAMED };
                 }
             }
-            staged.push(change);
             is_framed.push(framed);
         }
         let mut patience = names + PATIENCE;
@@ -220,7 +220,7 @@ impl Volume {
         caller: &Caller,
         changes: &[Change<'a>],
         mut framed: Option<Framed<'_, '_>>,
-    ) -> Step<(Vec<bool>, Vec<Heard<'a>>)> {
+    ) -> Step<(Vec<bool>, SmallVec<[Heard<'a>; 2]>)> {
         let adds = changes.iter().any(|change| !matches!(change.to, To::Nothing { .. }));
         if adds { self.ready_to_add() } else { self.ready() }?;
         let mut tree = self.tree.lock();
@@ -587,8 +587,8 @@ impl<'a> Plan<'a> {
             draft: Draft::default(),
             names: Listed::default(),
             next: tree.counters.last_ino + 1,
-            contents: Vec::new(),
-            heard: Vec::new(),
+            contents: SmallVec::new(),
+            heard: SmallVec::new(),
             expires: None,
         }
     }
