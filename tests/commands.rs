@@ -367,7 +367,9 @@ fn compress_and_decompress_undo_one_another_and_damage_is_noticed() {
         &changed,
         &more,
     ] {
-        shell.ends(2, &["decompress"], wrong);
+        let refused = shell.run(&["decompress"], wrong);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(!stderr(&refused).contains("inode"), "{}", stderr(&refused));
     }
     shell.ends(0, &["compress", "-o", "small"], &lines(100));
     shell.ends(0, &["decompress", "small", "-o", "large"], b"");
@@ -595,6 +597,38 @@ fn a_store_that_a_command_makes_is_its_owners_alone() {
             left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
     }
+}
+
+#[test]
+fn keys_that_are_not_utf8_differ_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let opened = larder::store::Store::open(&store).unwrap();
+    for key in [&b"a"[..], b"a\xfe", b"a\xff"] {
+        opened.set(key, "x").unwrap();
+    }
+    opened.close().unwrap();
+    let listed = Shell { store, dir: dir.path().to_owned() }.json(&["ls", "--json"]);
+    let told: Vec<_> =
+        listed.iter().map(|object| (object["key"].as_str(), object["key_hex"].as_str())).collect();
+    let expected = [(Some("a"), None), (Some("a\u{fffd}"), Some("61fe")), (Some("a\u{fffd}"), Some("61ff"))];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_store_that_is_not_there_is_not_made_to_be_read_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, point) = (dir.path().join("store"), dir.path().join("point"));
+    std::fs::create_dir(&point).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    let refused = command.args(["mount", "-o", "ro"]).args([&store, &point]).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(
+        stderr(&refused).contains("there is no store, and with -o ro none is made"),
+        "{}",
+        stderr(&refused)
+    );
+    assert!(!store.exists());
 }
 
 #[test]

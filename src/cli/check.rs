@@ -130,9 +130,9 @@ impl Check {
         )?;
         let notes = report.findings.iter().filter(|finding| finding.severity == Severity::Note).count();
         match report.is_clean() {
-            true if notes > 0 => say!("nothing is wrong; {notes} notes"),
+            true if notes > 0 => say!("nothing is wrong; notes: {notes}"),
             true => say!("nothing is wrong"),
-            false => say!("{} errors, {} warnings, {notes} notes", report.errors, report.warnings),
+            false => say!("errors: {}, warnings: {}, notes: {notes}", report.errors, report.warnings),
         }
     }
 }

@@ -74,15 +74,26 @@ impl Ls {
     }
 }
 
-/// What is known of a key, as JSON. Bytes of a key that are not UTF-8 show as `�`.
+/// What is known of a key, as JSON.
 pub fn object(key: &Key, stat: &Stat) -> std::io::Result<serde_json::Value> {
-    let mut object = json!({ "key": key.to_string() });
+    let mut object = in_json(key.as_bytes());
     if let (Some(into), serde_json::Value::Object(from)) =
         (object.as_object_mut(), serde_json::to_value(stat)?)
     {
         into.extend(from);
     }
     Ok(object)
+}
+
+/// A key as JSON has it. Bytes that are not UTF-8 show as `�` there; then `key_hex` has all of them.
+pub fn in_json(key: &[u8]) -> serde_json::Value {
+    match std::str::from_utf8(key) {
+        Ok(text) => json!({ "key": text }),
+        Err(_) => {
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!({ "key": String::from_utf8_lossy(key), "key_hex": hex })
+        }
+    }
 }
 
 fn row(key: &Key, stat: &Stat) -> String {

@@ -8,6 +8,7 @@ use larder::error::{Error, Result};
 use larder::store::{Mark as Said, Store};
 
 use super::at::{At, EXIT, YES, failed};
+use super::ls::in_json;
 use super::set::expiry;
 
 /// Say what may be evicted, how long it lives, or how much room it gets, of keys or of directories for all that is in them
@@ -98,8 +99,9 @@ fn show(store: &Store, key: &OsString) -> Result<()> {
     let marks = store.marks(key.as_bytes())?;
     let failed = |error: serde_json::Error| Error::io("writing JSON")(error.into());
     let mut object = serde_json::to_value(marks).map_err(failed)?;
-    if let Some(fields) = object.as_object_mut() {
-        fields.insert("key".to_owned(), String::from_utf8_lossy(key.as_bytes()).into());
+    if let (Some(fields), serde_json::Value::Object(key)) = (object.as_object_mut(), in_json(key.as_bytes()))
+    {
+        fields.extend(key);
     }
     say!("{object}")
 }

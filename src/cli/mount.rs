@@ -87,6 +87,9 @@ impl Mount {
         let options = Options::parse(self.options.iter().map(String::as_str))?;
         // The log is not set up yet, so that it can go into the store; errors go to stderr either way.
         let store = absolute(&self.store)?;
+        if options.is_read_only() && !store.join("FORMAT").exists() {
+            return Err(Error::store(&store, "there is no store, and with -o ro none is made"));
+        }
         let point = larder::mount::session::check(&store, &self.mountpoint)?;
         let file = Settings::read_file(&store)?;
         let environment = super::environment();

@@ -97,7 +97,9 @@ pub fn decompress_stream(from: &mut impl Read, to: &mut impl Write) -> Result<u6
         if (header.ino, header.page) != (Ino(0), PageNo(no)) {
             return Err(damaged(no, "it does not belong here"));
         }
-        frame::open_into(&bytes, header.checksum, &mut content)?;
+        // What is said of a frame in a store names an inode.
+        frame::open_into(&bytes, header.checksum, &mut content)
+            .map_err(|_| damaged(no, "its bytes are not those that were written"))?;
         if content.is_empty() {
             bytes.clear();
             read(from, 1, &mut bytes)?;

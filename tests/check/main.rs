@@ -273,7 +273,7 @@ fn the_command_prints_findings_and_tells_by_its_exit_status() {
     file.write_all_at(b"damage", 5_000).unwrap();
     let (code, out, _) = run(&[]);
     assert!(code == Some(4) && out.starts_with("error: inode 2 (/key): page 0"), "{out}");
-    assert!(out.contains("1 errors, 0 warnings"), "{out}");
+    assert!(out.contains("errors: 1, warnings: 0"), "{out}");
     let (code, out, _) = run(&["--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["findings"][0]["path"]), (Some(4), &"/key".into()));
