@@ -23,7 +23,7 @@ pub(super) struct Dirty {
     pub turn: u64,
     /// Written to its end: due at once.
     pub full: bool,
-    pub flight: Option<Flight>,
+    pub flight: Option<Box<Flight>>,
 }
 
 /// A flush of a page under way.

@@ -533,7 +533,7 @@ impl State {
         let page = self.files.get_mut(&id.ino)?.dirty.get_mut(id.no).filter(|p| p.flight.is_none())?;
         self.queues.remove(page);
         self.last_ticket += 1;
-        page.flight = Some(Flight {
+        page.flight = Some(Box::new(Flight {
             ticket: self.last_ticket,
             patches: page.patches.end,
             covered: std::mem::take(&mut page.changes),
@@ -541,7 +541,7 @@ impl State {
             since: page.since,
             turn: page.turn,
             full: page.full,
-        });
+        }));
         self.flights.insert(self.last_ticket, 0);
         *self.flying.entry(id.ino).or_default() += 1;
         Some(Flush { id, content: page.content.clone(), ticket: self.last_ticket })
@@ -610,7 +610,7 @@ impl State {
         }
         let page = self.dirty_page(flush.id)?;
         let flight = page.flight.take_if(|f| f.ticket == flush.ticket)?;
-        Some((flight, page))
+        Some((*flight, page))
     }
 
     pub fn outcome(&self, flush: &Flush) -> Flushed {

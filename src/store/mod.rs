@@ -178,9 +178,10 @@ impl Store {
         value: impl AsRef<[u8]>,
         options: &SetOptions,
     ) -> Result<()> {
-        let key = Key::new(key)?;
+        let path = key.as_ref();
+        key::check(path)?;
         let options = options.or(self.defaults);
-        let change = Change { path: key.as_bytes(), to: To::Content(value.as_ref(), options.new_file()?) };
+        let change = Change { path, to: To::Content(value.as_ref(), options.new_file()?) };
         self.door.apply(&[change], options.durable() == Durability::Sync).map(drop)
     }
 
