@@ -449,6 +449,7 @@ fn fixed<const LEN: usize>(tag: u8, parts: &[&[u8]]) -> [u8; LEN] {
         key[at..at + part.len()].copy_from_slice(part);
         at += part.len();
     }
+    debug_assert_eq!(at, LEN, "a key of another length");
     key
 }
 
@@ -649,6 +650,7 @@ const ROOM: usize = 192;
 pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_into(record, &mut bytes);
+    bytes.shrink_to_fit();
     bytes
 }
 
@@ -669,9 +671,13 @@ pub fn encode_into<T: Serialize>(record: &T, to: &mut Vec<u8>) {
 }
 
 /// What a [`Patch::Data`] from the start of the page begins with; so many bytes of content follow.
-pub fn whole_patch_head(len: usize) -> Vec<u8> {
-    // Its variant, its offset, and the length.
-    encode(&(0u32, 0u32, len as u64))
+pub fn whole_patch_head(len: usize) -> SmallVec<[u8; 16]> {
+    let mut head = SmallVec::from([0; 16]);
+    // Its variant, its offset, and the length: 11 bytes at most.
+    let used =
+        bincode::serde::encode_into_slice((0u32, 0u32, len as u64), &mut head, CONFIG).unwrap_or_default();
+    head.truncate(used);
+    head
 }
 
 /// A record from all of `bytes`; `what` names it in the error. Takes no more memory than the bytes that are there ask for,

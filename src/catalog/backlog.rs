@@ -3,6 +3,9 @@
 //! To put a batch in order costs more than to journal it. So whoever applies one leaves it here, and a thread of the
 //! catalog takes them into the table, some at a time; so does whoever looks into the table meanwhile.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+
 use parking_lot::{Condvar, Mutex};
 
 use super::journal::Draft;
@@ -10,8 +13,8 @@ use super::journal::Draft;
 /// Batches for which the thread is woken: waking it costs as much as putting some of them in order.
 const MANY: usize = 64;
 
-/// Batches at which whoever adds another helps.
-const TOO_MANY: usize = 8 * MANY;
+/// How many times that there may be before whoever adds another helps.
+const TOO_MANY: usize = 8;
 
 /// The batches that wait.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Backlog {
     queue: Mutex<Queue>,
     /// There is work for the thread.
     work: Condvar,
+    /// The newest batch that was ever added. Changes under the lock of the queue.
+    last: AtomicU64,
     /// Bytes of batches for which the thread is woken.
     many_bytes: usize,
 }
@@ -28,8 +33,6 @@ struct Queue {
     batches: Vec<Draft>,
     /// Bytes of memory that they will take in the table, and take here.
     bytes: usize,
-    /// The newest batch that was ever added.
-    last: u64,
     /// Whether the thread waits for work.
     idle: bool,
     stop: bool,
@@ -48,8 +51,8 @@ pub(super) struct Taken {
 impl Backlog {
     /// An empty one, behind batch `last`. From `many_bytes` on there is work.
     pub fn new(last: u64, many_bytes: usize) -> Backlog {
-        let queue = Queue { batches: Vec::new(), bytes: 0, last, idle: false, stop: false };
-        Backlog { queue: Mutex::new(queue), work: Condvar::new(), many_bytes }
+        let queue = Queue { batches: Vec::new(), bytes: 0, idle: false, stop: false };
+        Backlog { queue: Mutex::new(queue), work: Condvar::new(), last: last.into(), many_bytes }
     }
 
     /// Adds batch `last`, that counts so many bytes. Returns whether there are too many now.
@@ -57,9 +60,9 @@ impl Backlog {
         let mut queue = self.queue.lock();
         queue.batches.push(batch);
         queue.bytes += bytes;
-        queue.last = last;
-        let wake = queue.idle && self.is_more_than(&queue, MANY);
-        let too_many = self.is_more_than(&queue, TOO_MANY);
+        self.last.store(last, Release);
+        let wake = queue.idle && self.has(&queue, 1);
+        let too_many = self.has(&queue, TOO_MANY);
         queue.idle &= !wake;
         drop(queue);
         if wake {
@@ -68,8 +71,14 @@ impl Backlog {
         too_many
     }
 
-    fn is_more_than(&self, queue: &Queue, batches: usize) -> bool {
-        queue.batches.len() >= batches || queue.bytes / (batches / MANY) >= self.many_bytes
+    /// Whether there is so many times what the thread is woken for.
+    fn has(&self, queue: &Queue, times: usize) -> bool {
+        queue.batches.len() >= times * MANY || queue.bytes >= times * self.many_bytes
+    }
+
+    /// The newest batch that was ever added.
+    pub fn last(&self) -> u64 {
+        self.last.load(Acquire)
     }
 
     /// Whether there are none.
@@ -81,13 +90,13 @@ impl Backlog {
     pub fn take(&self) -> Taken {
         let mut queue = self.queue.lock();
         let batches = std::mem::take(&mut queue.batches);
-        Taken { batches, bytes: std::mem::take(&mut queue.bytes), last: queue.last }
+        Taken { batches, bytes: std::mem::take(&mut queue.bytes), last: self.last() }
     }
 
     /// Waits until there is work. False: there will be none any longer.
     pub fn wait(&self) -> bool {
         let mut queue = self.queue.lock();
-        while !queue.stop && !self.is_more_than(&queue, MANY) {
+        while !queue.stop && !self.has(&queue, 1) {
             queue.idle = true;
             self.work.wait(&mut queue);
         }

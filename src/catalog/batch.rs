@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::journal::HEADER;
 use crate::format::encode_into;
 
-/// Bytes that a batch begins with: a change of one small file with its records takes some hundred.
-const ROOM: usize = 512;
+/// Bytes that the records of one changed file take, about, with room to encode the last of them.
+const ROOM: usize = 1024;
 
 /// Changes that happen together or not at all. A later change of a key in it wins.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +84,7 @@ impl Batch {
 
     fn begin(&mut self, key: &[u8], put: bool) {
         if self.bytes.is_empty() {
-            self.bytes.reserve(ROOM);
+            self.bytes.reserve(ROOM / 2);
             self.bytes.resize(HEADER, 0);
         }
         self.count += 1;
@@ -92,9 +92,9 @@ impl Batch {
         self.bytes.extend_from_slice(key);
     }
 
-    /// Makes room for so many bytes of content beside its records.
-    pub fn reserve(&mut self, bytes: usize) {
-        self.bytes.reserve(ROOM + bytes);
+    /// Makes room for the records of so many files, and for so many bytes of content.
+    pub fn reserve(&mut self, files: usize, bytes: usize) {
+        self.bytes.reserve(files * ROOM + bytes);
     }
 
     /// Whether it changes nothing.

@@ -161,6 +161,8 @@ impl Inner {
 
     /// Takes the table out and turns the journal to its next file. False when there was nothing to take.
     fn freeze(&self, maintenance: &mut Maintenance) -> Result<bool> {
+        // Most of it while others go on.
+        self.merge(&mut self.view.write());
         let (mut writer, mut view) = loop {
             // An append may take the file before the lock is had: then another is prepared.
             self.reserve.or_release(|| self.prepare(maintenance, 1))?;
@@ -177,6 +179,7 @@ impl Inner {
         let Some((files, file)) = writer.turn() else { return Ok(false) };
         let bytes = view.table.bytes();
         let layers = view.table.freeze();
+        view.counted = 0;
         view.frozen = Some(layers.clone());
         // In this order: nobody may find both full for a moment and wait.
         self.active_bytes.store(0, Relaxed);

@@ -58,6 +58,8 @@ pub(super) struct View {
     pub table: Table,
     /// The newest batch in it.
     pub seq: u64,
+    /// Bytes of it as they are in [`Inner::active_bytes`]: scans make it smaller between two batches.
+    pub counted: usize,
     /// What the running checkpoint writes; none when there is none.
     pub frozen: Option<Layers>,
     /// The index as of the last checkpoint.
@@ -93,7 +95,6 @@ pub(super) struct Inner {
     pub emergency_limit: AtomicUsize,
     /// Bytes of the journal's files that the writer does not know.
     pub aside_bytes: AtomicU64,
-    last_batch: AtomicU64,
     batches: AtomicU64,
     pub checkpoints: AtomicU64,
     dropped: Vec<String>,
@@ -212,7 +213,13 @@ impl LocalCatalog {
             reserve,
             writer: Mutex::new(writer),
             backlog: Backlog::new(last, table_limit / BACKLOG_PART),
-            view: RwLock::new(View { table: Table::default(), seq: last, frozen: None, index: snapshot }),
+            view: RwLock::new(View {
+                table: Table::default(),
+                seq: last,
+                counted: 0,
+                frozen: None,
+                index: snapshot,
+            }),
             commits: Commits::new(last),
             maintenance: Mutex::new(maintenance),
             work: Mutex::new(Work { prepare: true, ..Work::default() }),
@@ -226,7 +233,6 @@ impl LocalCatalog {
             cramped: AtomicBool::new(false),
             emergency_limit: AtomicUsize::new(0),
             aside_bytes: AtomicU64::new(aside_bytes),
-            last_batch: AtomicU64::new(last),
             batches: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
             dropped: replayed.dropped,
@@ -288,12 +294,16 @@ impl Inner {
 
     /// Takes the backlog into the table.
     pub fn merge(&self, view: &mut View) {
+        // What is taken and not in the table would be lost to the next checkpoint.
+        let _alive = checkpoint::Alive(self);
         let taken = self.backlog.take();
-        let before = view.table.bytes() + taken.bytes;
-        taken.batches.iter().for_each(|batch| view.table.apply(batch.changes()));
+        for batch in taken.batches {
+            view.table.apply(batch.changes());
+        }
         view.seq = taken.last;
+        let before = std::mem::replace(&mut view.counted, view.table.bytes()) + taken.bytes;
         // Wraps where that is less, as it should.
-        self.active_bytes.fetch_add(view.table.bytes().wrapping_sub(before), Relaxed);
+        self.active_bytes.fetch_add(view.counted.wrapping_sub(before), Relaxed);
     }
 
     /// The table with all that has been applied.
@@ -306,7 +316,6 @@ impl Inner {
 
     /// What the thread does that takes batches into the table.
     fn fill_table(&self) {
-        let _alive = checkpoint::Alive(self);
         while self.backlog.wait() {
             self.merge(&mut self.view.write());
         }
@@ -396,7 +405,7 @@ impl Engine for LocalCatalog {
         }
         let count = batch.len();
         let mut draft = journal::batch(batch)?;
-        let bytes = draft.size() + count * table::OVERHEAD;
+        let bytes = draft.memory() + count * table::OVERHEAD;
         let (seq, full, unprepared, behind) = {
             let mut writer = inner.writer.lock();
             let seq = inner.append(&mut writer, &mut draft)?;
@@ -404,7 +413,6 @@ impl Engine for LocalCatalog {
             // Counted before it can be taken.
             let active = inner.active_bytes.fetch_add(bytes, Relaxed) + bytes;
             let behind = inner.backlog.push(draft, bytes, seq);
-            inner.last_batch.store(seq, Relaxed);
             let full = active >= inner.table_limit || writer.appended >= inner.journal_limit;
             (seq, full, writer.ready.is_empty(), behind)
         };
@@ -437,7 +445,7 @@ impl Engine for LocalCatalog {
     }
 
     fn last_seq(&self) -> Seq {
-        Seq(self.inner.last_batch.load(Relaxed))
+        Seq(self.inner.backlog.last())
     }
 
     fn sync(&self, upto: Seq, before: &dyn Fn() -> Result<()>) -> Result<()> {

@@ -79,6 +79,14 @@ Examples:
 In /etc/fstab, with scripts/mount.fuse.larder installed as /sbin/mount.fuse.larder:
   /data/store  /mnt/larder  fuse.larder  defaults,cache-size-limit=64MiB  0  0";
 
+/// Whether a store would be made there.
+fn is_missing_or_empty(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 impl Mount {
     pub fn run(self) -> Result<ExitCode> {
         if !self.foreground && !self.background {
@@ -87,7 +95,7 @@ impl Mount {
         let options = Options::parse(self.options.iter().map(String::as_str))?;
         // The log is not set up yet, so that it can go into the store; errors go to stderr either way.
         let store = absolute(&self.store)?;
-        if options.is_read_only() && !store.join("FORMAT").exists() {
+        if options.is_read_only() && is_missing_or_empty(&store) {
             return Err(Error::store(&store, "there is no store, and with -o ro none is made"));
         }
         let point = larder::mount::session::check(&store, &self.mountpoint)?;

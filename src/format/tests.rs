@@ -54,7 +54,7 @@ fn records_have_the_bytes_that_the_format_says() {
     golden(&Patch::ZeroFrom(5), "0105");
     for len in [0, 250, 251, 70_000] {
         let bytes = vec![7; len];
-        let whole = [whole_patch_head(len), bytes.clone()].concat();
+        let whole = [&whole_patch_head(len), &bytes[..]].concat();
         assert_eq!(whole, encode(&Patch::Data { offset: 0, bytes }));
     }
     golden(&SegmentRecord { live: 1 << 20 }, "fc00001000");

@@ -6,10 +6,10 @@ use smallvec::SmallVec;
 use super::Volume;
 use super::listed::Listed;
 use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
-use super::types::{Need, Pause, Step};
+use super::types::Step;
 use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{
     Bucket, Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
     whole_patch_head,
@@ -118,13 +118,11 @@ impl Draft {
 
     /// An inode as it is to be, so far as it is now; the size that is recorded stays as the draft has it.
     pub fn edit(&mut self, tree: &mut Tree, ino: Ino) -> Step<&mut InodeRecord> {
-        if self.inodes.get(&ino).is_none() {
-            self.inode(ino, tree.get(ino)?.rec.clone());
-        }
-        match self.inodes.get_mut(&ino) {
-            Some(drafted) => Ok(&mut drafted.rec),
-            None => Err(Pause::Wait(Need::Inode(ino))),
-        }
+        let drafted = self.inodes.get_or_try_put(ino, || {
+            let rec = tree.get(ino)?.rec.clone();
+            Step::Ok(Drafted { rec, recorded: Recorded::Unchanged, born: None })
+        })?;
+        Ok(&mut drafted.rec)
     }
 
     /// An inode as it is to be, when the draft has it.
@@ -298,7 +296,8 @@ impl Volume {
         let mut buckets: Listed<(Ino, u64), Bucket> = Listed::default();
         for EntryChange { dir, name, to, slot } in &mut draft.entries {
             let hash = hash_of(name);
-            let bucket = buckets.get_or_put_with((*dir, hash), || tree.bucket_of(*dir, hash));
+            let bucket =
+                buckets.get_or_try_put((*dir, hash), || Ok::<_, Error>(tree.bucket_of(*dir, hash)))?;
             *slot = set_in_bucket(bucket, name, *to)?;
         }
         for ((dir, hash), bucket) in buckets {

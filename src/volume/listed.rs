@@ -38,13 +38,16 @@ impl<K: Copy + Eq + Hash, V> Listed<K, V> {
         Some(&mut self.list.get_mut(place)?.1)
     }
 
-    /// The value of a key, put there when there is none.
-    pub fn get_or_put_with(&mut self, key: K, value: impl FnOnce() -> V) -> &mut V {
-        let place = self.find(&key).unwrap_or_else(|| {
-            self.push(key, value());
-            self.list.len() - 1
-        });
-        &mut self.list[place].1
+    /// The value of a key, put there when there is none and it can be had.
+    pub fn get_or_try_put<E>(&mut self, key: K, value: impl FnOnce() -> Result<V, E>) -> Result<&mut V, E> {
+        let place = match self.find(&key) {
+            Some(place) => place,
+            None => {
+                self.push(key, value()?);
+                self.list.len() - 1
+            }
+        };
+        Ok(&mut self.list[place].1)
     }
 
     /// Sets the value of a key.
@@ -95,8 +98,9 @@ mod tests {
             let mut listed = Listed::default();
             (0..count).for_each(|n| listed.put(n * 7 % 101, n));
             (0..count).step_by(3).for_each(|n| listed.put(n * 7 % 101, 1000 + n));
-            *listed.get_or_put_with(0, || panic!("it is there")) += 1;
-            assert_eq!(*listed.get_or_put_with(500, || 5), 5);
+            *listed.get_or_try_put(0, || Err("it is there")).unwrap() += 1;
+            assert_eq!(listed.get_or_try_put(600, || Err("not now")), Err("not now"));
+            assert_eq!(listed.get_or_try_put(500, || Ok::<_, ()>(5)), Ok(&mut 5));
             for n in 0..count {
                 let value = if n % 3 == 0 { 1000 + n } else { n } + usize::from(n == 0);
                 assert_eq!(listed.get(&(n * 7 % 101)), Some(&value));

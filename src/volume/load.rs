@@ -170,10 +170,11 @@ impl Volume {
 
     /// All entries of a directory and the inodes that they name: who looks one up looks up others.
     fn load_directory(&self, dir: Ino, version: u64) -> Result<()> {
+        self.tree.lock().renew(dir);
         let (entries, _) = self.read_entries(dir, 0, usize::MAX)?;
         self.load_inodes_of(dir, &entries)?;
-        // Used just now, whatever its age: it must not make room for its own entries.
-        let _ = self.tree.lock().get(dir);
+        // It must not make room for its own entries.
+        self.tree.lock().renew(dir);
         let entries = entries.into_iter().map(|(_, entry)| entry).collect();
         self.tree.lock().add_entries(dir, version, entries, true, &[]);
         Ok(())

@@ -233,7 +233,7 @@ impl Volume {
                 To::Content(content, _) => content.len(),
                 _ => 0,
             });
-        plan.draft.batch.reserve(riding.sum());
+        plan.draft.batch.reserve(changes.len(), riding.sum());
         let mut there = Vec::with_capacity(changes.len());
         for (n, change) in changes.iter().enumerate() {
             let file = framed.as_ref().and_then(|framed| framed.file(n));

@@ -30,6 +30,9 @@ const ENTRY_WEIGHT: usize = 96;
 /// What an entry costs that is loaded with the inode that it names.
 const LOADED: usize = ENTRY_WEIGHT + INODE_WEIGHT + 32;
 
+/// Inodes that were used and are passed over, at most, each time that room is made.
+const CHANCES: usize = 64;
+
 /// Files between two that are read one after the other, at most, where a directory is read in order.
 const NEAR: usize = 4;
 
@@ -426,7 +429,15 @@ impl Tree {
             self.weight = self.weight + weight - inode.weight;
             inode.weight = weight;
         }
-        self.shrink();
+        self.make_room_beside(ino);
+    }
+
+    /// [`Tree::shrink`], that takes an inode last.
+    fn make_room_beside(&mut self, ino: Ino) {
+        if self.weight > self.limit {
+            self.renew(ino);
+            self.shrink();
+        }
     }
 
     /// The most bytes that it may take.
@@ -440,22 +451,31 @@ impl Tree {
         self.shrink();
     }
 
-    /// Evicts inodes that have not been used lately down to the limit. Those that were, and those that must stay, are
-    /// passed over; some tries each time are enough, as each insertion comes here.
+    /// Evicts inodes down to the limit, those first that were not used since they were last looked at: the [`CHANCES`] first
+    /// that were are passed over. Those that must stay are, too; some of these each time are enough, as each insertion comes
+    /// here.
     fn shrink(&mut self) {
-        let mut passed = 0;
-        while self.weight > self.limit && passed < 64 {
-            let Some((ino, mut inode)) = self.inodes.pop_lru() else { return };
+        let (mut chances, mut passed) = (CHANCES, 0);
+        while self.weight > self.limit && passed < 32 {
+            let Some(ino) = self.inodes.peek_lru().map(|(ino, _)| *ino) else { return };
             // The newest one is what the caller works on.
-            if std::mem::take(&mut inode.in_use) || inode.dirty || self.inodes.is_empty() {
-                self.inodes.put(ino, inode);
+            let last = self.inodes.len() == 1;
+            let Some(inode) = self.inodes.peek_mut(&ino) else { return };
+            if std::mem::take(&mut inode.in_use) && chances > 0 {
+                chances -= 1;
+            } else if inode.dirty || last {
                 passed += 1;
             } else {
-                // Who is reading its record meanwhile may have read an old one.
-                self.loading.remove(&ino);
-                self.weight -= inode.weight;
+                self.remove(ino);
+                continue;
             }
+            self.inodes.promote(&ino);
         }
+    }
+
+    /// Makes an inode the last to be evicted: what its user waits for is about to be loaded.
+    pub fn renew(&mut self, ino: Ino) {
+        self.inodes.promote(&ino);
     }
 
     /// How many inodes are in memory.
@@ -539,7 +559,7 @@ impl Tree {
                 self.weight += inode.weight;
             }
         }
-        self.shrink();
+        self.make_room_beside(dir);
     }
 
     /// Takes in entries read from the catalog: all of the directory, or all of some hashes.

@@ -86,6 +86,11 @@ impl Draft {
         self.bytes.len()
     }
 
+    /// Bytes of memory that it takes.
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// The changes of a batch's record.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         changes(self.bytes.get(HEADER..HEADER + self.payload).unwrap_or_default())

@@ -125,10 +125,23 @@ fn a_scan_sees_no_batch_that_is_applied_while_it_visits_and_no_half_of_one() {
                 catalog.checkpoint(&nothing).unwrap();
                 catalog.apply(fill(50 + round)).unwrap();
             }
+            // Into the table, over what the scan holds.
+            catalog.get(&key(0)).unwrap();
             goon.send(()).unwrap();
             assert_eq!(scanner.join().unwrap(), vec![round; 200]);
         });
+        // Takes back what the first one held.
+        catalog.scan(key(0)..key(200), &mut |_, _| false).unwrap();
     }
+    // What layers held twice for the scans is counted no longer.
+    let other = Bench::new();
+    let never_scanned = other.open();
+    let counted = [&catalog, &never_scanned].map(|catalog| {
+        catalog.apply(fill(1)).unwrap();
+        assert_eq!(catalog.get(&key(7)).unwrap(), Some(vec![1]));
+        catalog.stats().table_bytes
+    });
+    assert_eq!(counted[0], counted[1]);
 }
 
 #[test]

@@ -36,6 +36,22 @@ fn crowded(dir: &Path) -> Arc<Volume> {
 }
 
 #[test]
+fn a_lower_limit_takes_inodes_from_memory_at_once_though_all_were_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    set_all(&volume, (0..2000).map(|n| format!("{}/{n}", n % 20)));
+    volume.sync().unwrap();
+    let mut tree = volume.tree.lock();
+    let before = tree.weight();
+    let inodes: Vec<Ino> = tree.inodes().map(|(ino, _)| ino).collect();
+    inodes.into_iter().for_each(|ino| drop(tree.get(ino)));
+    tree.set_limit(before / 4);
+    assert!(tree.weight() <= before / 4, "{} of {before}", tree.weight());
+    drop(tree);
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_batch_changes_keys_in_large_directories_that_do_not_fit_in_memory_together() {
     let dir = tempfile::tempdir().unwrap();
     let volume = crowded(dir.path());
