@@ -1,4 +1,4 @@
-//! Pages in memory: one hard budget, a scan-resistant LRU of clean pages, and the dirty pages with
+//! Pages in memory: one hard budget, an order of clean pages that resists scans, and the dirty pages with
 //! what write-back needs to know of them.
 //!
 //! The cache knows neither disk nor codec. It never waits, but for [`Cache::wait_for_room`] and
