@@ -8,6 +8,7 @@
 mod attributes;
 mod calls;
 mod capability;
+mod clock;
 mod concurrency;
 mod expiry;
 mod ground;
