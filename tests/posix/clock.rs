@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use larder::clock::{Clock, Time};
 use larder::config::Settings;
@@ -43,7 +43,7 @@ fn a_clock_set_forward_takes_keys_from_those_who_know_them_and_one_set_back_brin
     let dir = tempfile::tempdir().unwrap();
     let (store, point) = (dir.path().join("store"), dir.path().join("point"));
     fs::create_dir(&point).unwrap();
-    let begun = Time::from(SystemTime::now());
+    let begun = Clock::System.now();
     let hours = |hours: i64| Time(begun.0 + hours * 3_600_000_000_000);
     let clock = Clock::manual(begun);
     let settings = Settings::load(&store, None, [], [("cache-size-limit".into(), "16MiB".into())]).unwrap();
