@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -126,6 +126,26 @@ fn what_lies_over_a_mount_is_never_unmounted_in_its_place() {
     assert!(there, "the other filesystem was unmounted");
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("tmpfs"), "{}", stderr(&refused));
+}
+
+#[test]
+fn what_still_serves_a_mount_that_was_taken_out_of_the_tree_is_named_to_those_who_want_the_store() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::write(mounted.at("file"), "x").unwrap();
+    let user = fs::File::open(mounted.at("file")).unwrap();
+    let pid = mounted.daemon();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    wait_until("the mount to be gone", Duration::from_secs(10), || !mounted.at("file").exists());
+    let (store, begun) = (mounted.store(), Instant::now());
+    let refused = larder([Path::new("get"), Path::new("--store"), &store, Path::new("file")]);
+    assert!(begun.elapsed() < Duration::from_secs(20), "it waited {:?}", begun.elapsed());
+    assert_eq!(refused.status.code(), Some(2));
+    let status = larder([Path::new("status"), &store]);
+    for text in [stderr(&refused), String::from_utf8_lossy(&status.stdout).into_owned()] {
+        assert!(text.contains(&format!("process {pid} ends with its last user")), "{text}");
+    }
+    drop(user);
+    mounted.is_over();
 }
 
 #[test]

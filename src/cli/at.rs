@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use larder::config::{NAMES, variable_of};
+use larder::control::{Request, ask};
 use larder::error::{Error, Result};
 use larder::mount::table;
 use larder::store::Store;
@@ -20,6 +21,8 @@ pub const FAILED: u8 = 2;
 
 /// How long a command waits for a store that another process has open: that is another command, as a rule.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a mount may be on its way into the tree or out of it.
+const ENDING: Duration = Duration::from_secs(2);
 /// How often it looks.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
@@ -76,8 +79,16 @@ impl At {
                 return options.connect(&path);
             }
             match options.open(&path) {
-                // It may be mounted just now.
-                Err(Error::InUse(_)) if begun.elapsed() < PATIENCE => std::thread::sleep(TRY_AGAIN),
+                // It may be mounted or unmounted just now.
+                Err(Error::InUse(store)) if begun.elapsed() < PATIENCE => {
+                    if begun.elapsed() > ENDING
+                        && let Ok(figures) = ask(&store, Request::Status)
+                        && let Some(why) = super::unseen(&store, &figures)
+                    {
+                        return Err(Error::store(&store, why));
+                    }
+                    std::thread::sleep(TRY_AGAIN);
+                }
                 opened => return opened,
             }
         }

@@ -147,6 +147,19 @@ fn store_of(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     table::find(path)
 }
 
+/// What is to be said of a store whose daemon tells these figures of it, where its mount is not to be seen from here.
+fn unseen(store: &Path, figures: &serde_json::Value) -> Option<String> {
+    let point = figures.get("mountpoint")?.as_str()?;
+    let pid = figures.get("pid")?.as_u64()?;
+    let seen = table::of_store(store).is_ok_and(|mounts| !mounts.is_empty());
+    (!seen).then(|| {
+        format!(
+            "its mount at {point} is not to be seen from here: it was taken out of the tree while in use, and process {pid} \
+             ends with its last user, or when it gets SIGTERM again; or it is in another namespace"
+        )
+    })
+}
+
 /// Does something with each store. Where they were not `named`, one at which it fails is reported and does not
 /// keep the others from their turn.
 fn for_each(named: bool, stores: Vec<PathBuf>, each: impl Fn(&Path) -> Result<()>) -> Result<ExitCode> {

@@ -66,7 +66,10 @@ fn print(store: &Path, figures: &Value) -> Result<()> {
         let death = session::death_of(store).map_or(String::new(), |why| format!(": {why}"));
         return say!("mounted    no{death}");
     };
-    say!("mounted    {point}")?;
+    match super::unseen(store, figures) {
+        None => say!("mounted    {point}")?,
+        Some(why) => say!("mounted    no longer: {why}")?,
+    }
     if let Some(why) = figures.get("read_only").and_then(Value::as_str) {
         say!("READ-ONLY  {why}")?;
     }
