@@ -293,6 +293,7 @@ impl Volume {
         {
             inode.xattrs = Some(found);
             tree.reweigh(ino);
+            tree.make_room_beside(ino);
         }
         Ok(())
     }
@@ -304,6 +305,7 @@ impl Volume {
         if let Some(inode) = tree.peek_mut(ino) {
             inode.extents = Some(Box::new(Extents { version, from, to, records }));
             tree.reweigh(ino);
+            tree.make_room_beside(ino);
         }
         Ok(())
     }

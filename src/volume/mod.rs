@@ -211,9 +211,11 @@ impl Volume {
         }
     }
 
-    /// Refuses a change of a store that is read-only; asks for room in the catalog where there is none.
+    /// Refuses a change of a store that is read-only; asks for room in the catalog where there is none. Makes room in memory for
+    /// what the change makes. Ahead of the tree's lock.
     fn ready(&self) -> Step<()> {
         self.check_writable()?;
+        self.tree.lock().make_room();
         if self.engine.has_room() { Ok(()) } else { Err(Pause::Wait(Need::Catalog)) }
     }
 

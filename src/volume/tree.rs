@@ -260,6 +260,8 @@ pub(super) struct Tree {
     weight: usize,
     limit: usize,
     versions: u64,
+    /// What was loaded last: who waits for it has yet to use it.
+    fresh: Option<Ino>,
     /// Inodes that are being read from the catalog, with the newest reader's token.
     loading: HashMap<Ino, u64>,
     /// What expires up to then has been reported gone, and may not all be removed yet.
@@ -294,6 +296,7 @@ impl Tree {
             weight: 0,
             limit,
             versions: 0,
+            fresh: None,
             loading: HashMap::new(),
             gone: None,
             gone_is_due: false,
@@ -356,6 +359,7 @@ impl Tree {
         {
             let version = self.new_version();
             self.insert(ino, Inode { payer, ..Inode::new(rec, version) });
+            self.make_room_beside(ino);
         }
     }
 
@@ -405,14 +409,14 @@ impl Tree {
         }
     }
 
-    /// Takes an inode in and makes room for it.
+    /// Takes an inode in. It makes no room, nor does anything that an operation does: what it has made must be there when it
+    /// answers.
     pub fn insert(&mut self, ino: Ino, mut inode: Inode) {
         inode.weight = inode.weigh();
         self.weight += inode.weight;
         if let Some(old) = self.inodes.put(ino, inode) {
             self.weight -= old.weight;
         }
-        self.shrink();
     }
 
     pub fn remove(&mut self, ino: Ino) {
@@ -429,14 +433,14 @@ impl Tree {
             self.weight = self.weight + weight - inode.weight;
             inode.weight = weight;
         }
-        self.make_room_beside(ino);
     }
 
-    /// [`Tree::shrink`], that takes an inode last.
-    fn make_room_beside(&mut self, ino: Ino) {
+    /// Makes room for an inode that was loaded, or for what was loaded of it: it stays.
+    pub fn make_room_beside(&mut self, ino: Ino) {
+        self.fresh = Some(ino);
         if self.weight > self.limit {
             self.renew(ino);
-            self.shrink();
+            self.make_room();
         }
     }
 
@@ -448,22 +452,21 @@ impl Tree {
     /// Sets the most bytes that it may take. What is beyond is evicted, now as far as it is not needed.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        self.shrink();
+        self.make_room();
     }
 
-    /// Evicts inodes down to the limit, those first that were not used since they were last looked at: the [`CHANCES`] first
-    /// that were are passed over. Those that must stay are, too; some of these each time are enough, as each insertion comes
-    /// here.
-    fn shrink(&mut self) {
+    /// Evicts inodes down to the limit, ahead of an operation: those first that were not used since they were last looked at, as
+    /// the [`CHANCES`] first that were are passed over. Those that must stay are, too; some of these each time are enough, as each
+    /// operation comes here. What was loaded last stays: the operation may have waited for it.
+    pub fn make_room(&mut self) {
         let (mut chances, mut passed) = (CHANCES, 0);
         while self.weight > self.limit && passed < 32 {
             let Some(ino) = self.inodes.peek_lru().map(|(ino, _)| *ino) else { return };
-            // The newest one is what the caller works on.
-            let last = self.inodes.len() == 1;
+            let kept = self.fresh == Some(ino);
             let Some(inode) = self.inodes.peek_mut(&ino) else { return };
             if std::mem::take(&mut inode.in_use) && chances > 0 {
                 chances -= 1;
-            } else if inode.dirty || last {
+            } else if inode.dirty || kept {
                 passed += 1;
             } else {
                 self.remove(ino);
@@ -559,7 +562,6 @@ impl Tree {
                 self.weight += inode.weight;
             }
         }
-        self.make_room_beside(dir);
     }
 
     /// Takes in entries read from the catalog: all of the directory, or all of some hashes.
@@ -585,6 +587,7 @@ impl Tree {
             entries.hashes.extend(hashes);
         }
         self.reweigh(dir);
+        self.make_room_beside(dir);
     }
 
     pub fn set_window(&mut self, dir: Ino, version: u64, window: Window) {
@@ -593,6 +596,7 @@ impl Tree {
         {
             inode.entries.get_or_insert_default().window = Some(window);
             self.reweigh(dir);
+            self.make_room_beside(dir);
         }
     }
 

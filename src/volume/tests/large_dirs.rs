@@ -52,6 +52,36 @@ fn a_lower_limit_takes_inodes_from_memory_at_once_though_all_were_used() {
 }
 
 #[test]
+fn what_a_call_has_made_is_still_in_memory_when_it_answers_however_little_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    volume.tree.lock().set_limit(1 << 20);
+    for n in 0..400 {
+        let made = volume.run(|v| v.mknod(&ROOTS, ROOT, format!("{n}").as_bytes(), libc::S_IFREG | 0o644, 0));
+        let ino = made.unwrap_or_else(|error| panic!("{n}: {error}")).attr.ino;
+        // It stays in memory until its content is stored.
+        volume.write_blocking(ino, 0, b"content", false).unwrap();
+        for m in 0..1 + n % 3 {
+            let (name, value) =
+                (format!("user.{m}"), noise(n, 1 + (n * 7919 + m * 104_729) as usize % 60_000));
+            let set = volume.run(|v| v.setxattr(&ROOTS, ino, name.as_bytes(), &value, libc::XATTR_CREATE));
+            set.unwrap_or_else(|error| panic!("{n} {m}: {error}"));
+        }
+        if n % 3 == 0 {
+            let link = volume.run(|v| v.symlink(&ROOTS, ROOT, format!("link{n}").as_bytes(), b"target"));
+            let made = link.unwrap_or_else(|error| panic!("{n}: {error}")).attr.ino;
+            volume.forget(made, 1);
+        }
+        volume.forget(ino, 1);
+    }
+    volume.sync().unwrap();
+    volume.run(|v| v.ready()).unwrap();
+    let weight = volume.tree.lock().weight();
+    assert!(weight <= 1 << 20, "{weight}");
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_batch_changes_keys_in_large_directories_that_do_not_fit_in_memory_together() {
     let dir = tempfile::tempdir().unwrap();
     let volume = crowded(dir.path());
