@@ -64,10 +64,14 @@ impl Volume {
             if self.read_only().is_some() {
                 continue;
             }
-            if let Err(error) = self.commit_now().and_then(|()| self.compact()) {
-                log::error!("the commit failed: {error}");
-                self.pause(COMMIT_AGAIN);
+            match self.commit_now().map(|()| self.compact()) {
+                Ok(Ok(())) => continue,
+                // Nothing can be moved before keys are evicted or removed, and nothing waits for that.
+                Ok(Err(Error::NoSpace)) => log::debug!("no room for compaction"),
+                Ok(Err(error)) => log::error!("compaction failed: {error}"),
+                Err(error) => log::error!("the commit failed: {error}"),
             }
+            self.pause(COMMIT_AGAIN);
         }
     }
 
