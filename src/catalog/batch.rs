@@ -17,7 +17,6 @@ const ROOM: usize = 1024;
 pub struct Batch {
     /// Nothing, or the room for the header and the changes.
     bytes: Vec<u8>,
-    count: usize,
     /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
     /// what was accepted before.
     pub adds: bool,
@@ -30,12 +29,12 @@ impl Batch {
     /// A batch of the changes in a payload of the journal; none when its structure is impossible.
     pub(super) fn read(payload: &[u8]) -> Option<Batch> {
         let mut rest = Changes(payload);
-        let count = rest.by_ref().count();
+        rest.by_ref().for_each(drop);
         if !rest.0.is_empty() {
             return None;
         }
-        let mut batch = Batch { count, ..Batch::default() };
-        if count > 0 {
+        let mut batch = Batch::default();
+        if !payload.is_empty() {
             batch.bytes = [&[0; HEADER], payload].concat();
         }
         Some(batch)
@@ -87,7 +86,6 @@ impl Batch {
             self.bytes.reserve(ROOM / 2);
             self.bytes.resize(HEADER, 0);
         }
-        self.count += 1;
         put_number(&mut self.bytes, (key.len() as u64) << 1 | u64::from(put));
         self.bytes.extend_from_slice(key);
     }
@@ -99,12 +97,7 @@ impl Batch {
 
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// How many changes it has.
-    pub fn len(&self) -> usize {
-        self.count
+        self.changes().next().is_none()
     }
 
     /// Its changes, in order.
@@ -196,7 +189,7 @@ mod tests {
         }
         let payload = batch.clone().into_bytes().split_off(HEADER);
         for batch in [batch, Batch::read(&payload).unwrap()] {
-            assert_eq!(batch.len(), 36);
+            assert_eq!(batch.changes().count(), 36);
             let mut there = batch.changes();
             for len in [0, 1, 62, 63, 64, 126, 127, 128, 129, 16_383, 16_384, 70_000] {
                 assert_eq!(there.next().unwrap(), (&text(len)[..], Some(&text(len)[..])));

@@ -403,7 +403,7 @@ impl Engine for LocalCatalog {
             inner.commits.check()?;
             return Ok(self.last_seq());
         }
-        let count = batch.len();
+        let count = batch.changes().count();
         let mut draft = journal::batch(batch)?;
         let bytes = draft.memory() + count * table::OVERHEAD;
         let (seq, full, unprepared, behind) = {
