@@ -24,23 +24,24 @@
 //! ```
 
 pub mod files;
+mod name;
+mod short;
 
 use std::cmp::Ordering;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::io::Io;
 
+pub use name::{NAME_MAX, Name, is_name, name_hash};
+pub use short::Short;
+
 /// The version of the on-disk format: the only one that this build writes and reads. Version 1 was never released.
 pub const FORMAT_VERSION: u32 = 2;
-
-/// The longest name of a directory entry, bytes.
-pub const NAME_MAX: usize = 255;
 
 /// An inode number. Never reused while the store lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,9 +179,6 @@ impl Kind {
     }
 }
 
-/// A name. One that is no longer than most are lies where it is used: to look at it takes no further place in memory.
-pub type Name = SmallVec<[u8; 24]>;
-
 /// Where an inode is linked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Links {
@@ -305,19 +303,6 @@ pub type Bucket = Vec<Dentry>;
 
 /// Bits of a cookie that hold the slot of an entry among those with the same hash.
 pub const SLOT_BITS: u32 = 7;
-
-/// The hash of a name, under which its entry lies: 56 bits, so that it makes a positive cookie with the slot; never 0.
-pub fn name_hash(name: &[u8]) -> u64 {
-    (xxh3_64(name) & ((1 << 56) - 1)).max(1)
-}
-
-/// Whether a name can be an entry's: 1 to [`NAME_MAX`] bytes, no `/`, no NUL, not `.` or `..`.
-pub fn is_name(name: &[u8]) -> bool {
-    (1..=NAME_MAX).contains(&name.len())
-        && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
-        && name != b"."
-        && name != b".."
-}
 
 /// The line in a store's FORMAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,10 @@ use parking_lot::{Condvar, Mutex};
 use super::journal::Draft;
 
 /// Batches for which the thread is woken: waking it costs as much as putting some of them in order.
-const MANY: usize = 64;
+const MANY: usize = 256;
+
+/// Memory of a batch that is kept for others, at most, bytes.
+const SMALL: usize = 4 << 10;
 
 /// How many times that there may be before whoever adds another helps.
 const TOO_MANY: usize = 8;
@@ -31,6 +34,8 @@ pub(super) struct Backlog {
 #[derive(Debug)]
 struct Queue {
     batches: Vec<Draft>,
+    /// Memory of batches that are through, for those to come: it is in the processor's caches, and no other thread's.
+    spare: Vec<Vec<u8>>,
     /// Bytes of memory that they will take in the table, and take here.
     bytes: usize,
     /// Whether the thread waits for work.
@@ -51,7 +56,7 @@ pub(super) struct Taken {
 impl Backlog {
     /// An empty one, behind batch `last`. From `many_bytes` on there is work.
     pub fn new(last: u64, many_bytes: usize) -> Backlog {
-        let queue = Queue { batches: Vec::new(), bytes: 0, idle: false, stop: false };
+        let queue = Queue { batches: Vec::new(), spare: Vec::new(), bytes: 0, idle: false, stop: false };
         Backlog { queue: Mutex::new(queue), work: Condvar::new(), last: last.into(), many_bytes }
     }
 
@@ -91,6 +96,22 @@ impl Backlog {
         let mut queue = self.queue.lock();
         let batches = std::mem::take(&mut queue.batches);
         Taken { batches, bytes: std::mem::take(&mut queue.bytes), last: self.last() }
+    }
+
+    /// Memory for a batch.
+    pub fn memory(&self) -> Vec<u8> {
+        self.queue.lock().spare.pop().unwrap_or_default()
+    }
+
+    /// Takes back the memory of batches that are in the table.
+    pub fn recycle(&self, batches: Vec<Draft>) {
+        let small = |memory: &Vec<u8>| memory.capacity() <= SMALL;
+        let mut through = batches.into_iter().map(Draft::into_memory).filter(small);
+        let mut queue = self.queue.lock();
+        let missing = (self.many_bytes / SMALL).min(MANY).saturating_sub(queue.spare.len());
+        queue.spare.extend(through.by_ref().take(missing));
+        // Whoever applies a batch waits for this lock: the rest is freed without it.
+        drop(queue);
     }
 
     /// Waits until there is work. False: there will be none any longer.

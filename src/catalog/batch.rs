@@ -40,6 +40,11 @@ impl Batch {
         Some(batch)
     }
 
+    /// An empty one in this memory.
+    pub(super) fn within(bytes: Vec<u8>) -> Batch {
+        Batch { bytes, adds: false }
+    }
+
     /// Sets a key.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.put_parts(key, &[value.as_ref()]);

@@ -161,14 +161,15 @@ impl Inner {
 
     /// Takes the table out and turns the journal to its next file. False when there was nothing to take.
     fn freeze(&self, maintenance: &mut Maintenance) -> Result<bool> {
-        // Most of it while others go on.
-        self.merge(&mut self.view.write());
-        let (mut writer, mut view) = loop {
+        let (mut view, mut writer) = loop {
             // An append may take the file before the lock is had: then another is prepared.
             self.reserve.or_release(|| self.prepare(maintenance, 1))?;
+            let mut view = self.view.write();
+            // Most of it while others go on.
+            self.merge(&mut view);
             let writer = self.writer.lock();
             if !writer.ready.is_empty() {
-                break (writer, self.view.write());
+                break (view, writer);
             }
         };
         self.merge(&mut view);
@@ -200,9 +201,8 @@ impl Inner {
         let index = self.commits.must("a checkpoint", self.index.commit(&pending.layers, pending.reach))?;
         let (seq, batch) = (pending.reach.seq, pending.batch);
         let dropped = {
-            let mut writer = self.writer.lock();
+            self.writer.lock().set_flushed(seq);
             let mut view = self.view.write();
-            writer.set_flushed(seq);
             index.show();
             view.index = index;
             self.frozen_bytes.store(0, Relaxed);

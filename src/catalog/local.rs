@@ -1,6 +1,6 @@
 //! The local catalog: journal, table and index together.
 //!
-//! Locks are taken in this order: `maintenance`, then `writer`, then `view`, then that of the backlog. None of
+//! Locks are taken in this order: `maintenance`, then `view`, then `writer`, then that of the backlog. None of
 //! `writer` and `view` is held over a flush or over a read of the index. What holds under them:
 //!
 //! - `writer` decides the order: a batch gets its number, its place in the journal and its place in the
@@ -297,9 +297,10 @@ impl Inner {
         // What is taken and not in the table would be lost to the next checkpoint.
         let _alive = checkpoint::Alive(self);
         let taken = self.backlog.take();
-        for batch in taken.batches {
+        for batch in &taken.batches {
             view.table.apply(batch.changes());
         }
+        self.backlog.recycle(taken.batches);
         view.seq = taken.last;
         let before = std::mem::replace(&mut view.counted, view.table.bytes()) + taken.bytes;
         // Wraps where that is less, as it should.
@@ -331,25 +332,24 @@ fn scan_merged(
 ) -> Result<()> {
     let within = |layer| table::within(layer, range);
     let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
-    let mut emit =
-        |(key, value): (&Key, &Option<Value>)| value.as_ref().is_none_or(|value| visit(key, value));
+    let mut emit = |key: &[u8], value: &Option<Value>| value.as_ref().is_none_or(|value| visit(key, value));
     for entry in index.range(range)? {
         let (key, value) = entry?;
-        while let Some(entry) = above.next_if(|(above, _)| **above < key) {
-            if !emit(entry) {
+        while let Some((above, value)) = above.next_if(|(above, _)| above[..] < key[..]) {
+            if !emit(above, value) {
                 return Ok(());
             }
         }
-        let more = match above.next_if(|(above, _)| **above == key) {
-            Some(entry) => emit(entry),
-            None => emit((&key, &Some(value))),
+        let more = match above.next_if(|(above, _)| above[..] == key[..]) {
+            Some((above, value)) => emit(above, value),
+            None => emit(&key, &Some(value)),
         };
         if !more {
             return Ok(());
         }
     }
     // `all` stops at the first that the visitor refuses.
-    above.all(emit);
+    above.all(|(key, value)| emit(key, value));
     Ok(())
 }
 
@@ -397,6 +397,10 @@ impl Engine for LocalCatalog {
         }
     }
 
+    fn batch(&self) -> Batch {
+        Batch::within(self.inner.backlog.memory())
+    }
+
     fn apply(&self, batch: Batch) -> Result<Seq> {
         let inner = &*self.inner;
         if batch.is_empty() {
@@ -417,8 +421,9 @@ impl Engine for LocalCatalog {
             (seq, full, writer.ready.is_empty(), behind)
         };
         inner.batches.fetch_add(1, Relaxed);
-        if behind {
-            inner.merge(&mut inner.view.write());
+        // The thread may be at it: then there is nothing to help with.
+        if behind && let Some(mut view) = inner.view.try_write() {
+            inner.merge(&mut view);
         }
         if full || unprepared || !inner.reserve.held() {
             inner.ask(full);

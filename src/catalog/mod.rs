@@ -74,6 +74,9 @@ pub trait Engine: Send + Sync {
     /// the newest that it saw. `visit` must not call the engine.
     fn scan(&self, range: Range<Key>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<Seq>;
 
+    /// An empty batch, with memory to put it together in.
+    fn batch(&self) -> Batch;
+
     /// Applies a batch: journals it with one write and makes it visible. It then survives the death
     /// of this process. Returns its number. Does not wait for a flush, nor for a checkpoint: callers
     /// ask [`Engine::has_room`] before. Calls from several threads are ordered as they return.

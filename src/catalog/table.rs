@@ -5,21 +5,22 @@
 //! Once the last scan is over, the layer above is folded back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use super::{Change, Value};
-use crate::format::Key;
+use crate::format::{Key, Short};
 
 /// Keys with their values; `None` hides what lies below.
-pub type Layer = BTreeMap<Key, Option<Value>>;
+pub type Layer = BTreeMap<Short, Option<Value>>;
 
 /// Layers of one moment, the newest last.
 pub(super) type Layers = Vec<Arc<Layer>>;
 
-/// Memory of an entry beside key and value: two vectors of 24 bytes in nodes that are two thirds
-/// full, and the allocator's share of two blocks.
-pub(super) const OVERHEAD: usize = 112;
+/// Memory of an entry beside key and value: 56 bytes in nodes that are two thirds full, of which most keys take none beside, and
+/// the allocator's share of a block.
+pub(super) const OVERHEAD: usize = 96;
 
 /// A range with no more entries than this is copied for a scan: cheaper than a new layer.
 const COPIED: usize = 64;
@@ -36,7 +37,7 @@ pub(super) struct Table {
     bytes: usize,
 }
 
-fn cost(key: &Key, value: Option<&Value>) -> usize {
+fn cost(key: &[u8], value: Option<&Value>) -> usize {
     OVERHEAD + key.len() + value.map_or(0, Vec::len)
 }
 
@@ -53,7 +54,7 @@ fn bounds(range: &Range<Key>) -> (Bound<&[u8]>, Bound<&[u8]>) {
 pub(super) fn within<'a>(
     layer: &'a Layer,
     range: &Range<Key>,
-) -> impl Iterator<Item = (&'a Key, &'a Option<Value>)> {
+) -> impl Iterator<Item = (&'a Short, &'a Option<Value>)> {
     layer.range::<[u8], _>(bounds(range))
 }
 
@@ -77,11 +78,30 @@ impl Table {
     pub fn apply<'a>(&mut self, changes: impl Iterator<Item = Change<'a>>) {
         self.fold();
         for (key, value) in changes {
-            self.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+            match self.active.entry(key.into()) {
+                Entry::Vacant(place) => {
+                    let value = value.map(<[u8]>::to_vec);
+                    self.bytes += cost(key, value.as_ref());
+                    place.insert(value);
+                }
+                Entry::Occupied(mut there) => {
+                    let old = there.get_mut();
+                    self.bytes -= old.as_ref().map_or(0, Vec::len);
+                    self.bytes += value.map_or(0, <[u8]>::len);
+                    match (old, value) {
+                        // Some keys change with nearly every batch: in the memory that they have.
+                        (Some(old), Some(value)) if old.capacity() <= 2 * value.len() => {
+                            old.clear();
+                            old.extend_from_slice(value);
+                        }
+                        (old, value) => *old = value.map(<[u8]>::to_vec),
+                    }
+                }
+            }
         }
     }
 
-    fn insert(&mut self, key: Key, value: Option<Value>) {
+    fn insert(&mut self, key: Short, value: Option<Value>) {
         self.bytes += cost(&key, value.as_ref());
         let key_len = key.len();
         if let Some(old) = self.active.insert(key, value) {
@@ -144,7 +164,7 @@ pub(super) struct Merged<'a, I: Iterator> {
 /// Merges iterators over layers, the newest last.
 pub(super) fn merge<'a, I>(sources: impl IntoIterator<Item = I>) -> Merged<'a, I>
 where
-    I: Iterator<Item = (&'a Key, &'a Option<Value>)>,
+    I: Iterator<Item = (&'a Short, &'a Option<Value>)>,
 {
     Merged {
         sources: sources.into_iter().map(Iterator::peekable).collect(),
@@ -152,8 +172,8 @@ where
     }
 }
 
-impl<'a, I: Iterator<Item = (&'a Key, &'a Option<Value>)>> Iterator for Merged<'a, I> {
-    type Item = (&'a Key, &'a Option<Value>);
+impl<'a, I: Iterator<Item = (&'a Short, &'a Option<Value>)>> Iterator for Merged<'a, I> {
+    type Item = (&'a Short, &'a Option<Value>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let least = self.sources.iter_mut().filter_map(|s| s.peek().map(|(key, _)| *key)).min()?;

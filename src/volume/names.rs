@@ -606,6 +606,6 @@ fn parent_of(tree: &mut Tree, dir: Ino) -> Step<Ino> {
 
 /// The first inode of a new store.
 pub(super) fn root_record(now: Time, uid: u32, gid: u32) -> Vec<u8> {
-    let links = Links::One { parent: ROOT, name: Name::new() };
+    let links = Links::One { parent: ROOT, name: Name::default() };
     encode(&InodeRecord::new(libc::S_IFDIR | 0o755, uid, gid, now, links))
 }

@@ -91,6 +91,12 @@ impl Draft {
         self.bytes.capacity()
     }
 
+    /// Its memory, empty.
+    pub fn into_memory(mut self) -> Vec<u8> {
+        self.bytes.clear();
+        self.bytes
+    }
+
     /// The changes of a batch's record.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         changes(self.bytes.get(HEADER..HEADER + self.payload).unwrap_or_default())

@@ -77,7 +77,7 @@ fn move_out(
     lost_found: &mut LostFound,
     from: Ino,
 ) -> Result<()> {
-    let rec = blank(names.mend.now, Links::One { parent: ROOT, name: Name::new() });
+    let rec = blank(names.mend.now, Links::One { parent: ROOT, name: Name::default() });
     let size = end_of(names.mend, segments, from, rec.page_shift)?;
     // Its frames are another's, as they have it: a file may have such, if it is shared.
     let rec = InodeRecord { mode: libc::S_IFREG | 0o600, size, shared: true, ..rec };

@@ -77,7 +77,7 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     let journal = recall(io, dir, &mut |batch| frames_are_whole(&segments, batch), &mut |batch: Batch| {
         for (key, value) in batch.changes() {
             name(&mut base.named, key, value);
-            later.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+            later.insert(key.into(), value.map(<[u8]>::to_vec));
         }
     })?;
 
@@ -88,7 +88,7 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     let mut changes = std::mem::take(&mut base.moved);
     take(&mut changes, &before, &base.patches);
     take(&mut changes, &lost_before, &base.patches);
-    base.patches.extend(later.keys().filter(|key| key.first() == Some(&keys::PATCH)).cloned());
+    base.patches.extend(later.keys().filter(|key| key.first() == Some(&keys::PATCH)).map(|key| key.to_vec()));
     changes.extend(later);
     take(&mut changes, &after, &base.patches);
     take(&mut changes, &lost_after, &base.patches);
@@ -262,7 +262,7 @@ fn read_base(mut dump: DumpReader, head: DumpHead, frames: &[Found]) -> Result<B
                     found.checksum == record.checksum && Seq::at_frame(found.sequence) <= head.seq
                 };
                 if let Some(copy) = copies.iter().rfind(is_it) {
-                    base.moved.insert(key.to_vec(), Some(encode(&copy.record())));
+                    base.moved.insert(key.into(), Some(encode(&copy.record())));
                 }
             }
             Some(&keys::PATCH) => base.patches.push(key.to_vec()),
@@ -323,10 +323,10 @@ fn newer(
 fn take(changes: &mut Layer, frames: &[Found], patches: &[Key]) {
     let pages: HashSet<(Ino, PageNo)> = frames.iter().map(|found| (found.ino, found.page)).collect();
     for key in patches.iter().filter(|key| keys::page_of(key).is_some_and(|page| pages.contains(&page))) {
-        changes.insert(key.clone(), None);
+        changes.insert(key[..].into(), None);
     }
     for found in frames {
-        changes.insert(keys::page(found.ino, found.page).into(), Some(encode(&found.record())));
+        changes.insert(keys::page(found.ino, found.page)[..].into(), Some(encode(&found.record())));
     }
 }
 
@@ -336,7 +336,7 @@ fn count_inodes(changes: &mut Layer, base: CounterRecord, frames: &[Found]) {
         changes.get(&keys::counters()[..]).and_then(|value| decode(value.as_deref()?, "counters").ok());
     let mut counters: CounterRecord = known.unwrap_or(base);
     counters.last_ino = frames.last().map_or(0, |found| found.ino.0).max(counters.last_ino);
-    changes.insert(keys::counters().into(), Some(encode(&counters)));
+    changes.insert(keys::counters()[..].into(), Some(encode(&counters)));
 }
 
 fn when(time: Time) -> String {

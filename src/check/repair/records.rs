@@ -261,7 +261,7 @@ fn made_anew(
     let size = if kind == Kind::File { end_of(mend, segments, ino, page_shift)? } else { 0 };
     let (parent, name) = match &remains.name {
         Some((dir, name, _)) if ino != ROOT => (*dir, name.clone()),
-        _ => (ROOT, Name::new()),
+        _ => (ROOT, Name::default()),
     };
     // That frames may be shared is assumed: it costs little where they are not.
     Ok(InodeRecord {

@@ -124,10 +124,10 @@ fn links(mend: &mut Mend<'_>, node: &Node, before: Links, places: &[Place]) -> R
     }
     wanted.into_iter().for_each(|key| mend.put(key, Vec::new()));
     Ok(match places.first() {
-        _ if node.ino == ROOT => Links::One { parent: ROOT, name: Name::new() },
+        _ if node.ino == ROOT => Links::One { parent: ROOT, name: Name::default() },
         _ if many => Links::Many,
         Some((parent, name)) => Links::One { parent: *parent, name: name.clone() },
-        None if node.is_dir() => Links::One { parent: ROOT, name: Name::new() },
+        None if node.is_dir() => Links::One { parent: ROOT, name: Name::default() },
         None => before,
     })
 }
