@@ -1,10 +1,10 @@
 //! A dirty page, and the queues in which dirty pages wait for write-back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::changes::Changes;
+use super::queue::Queue;
 use super::{Content, PageId};
 
 /// A page whose content is not, or not wholly, in its frame.
@@ -80,21 +80,21 @@ pub(super) fn overwrite(content: &mut Content, offset: usize, bytes: &[u8], capa
     *content = Arc::new(buffer);
 }
 
-/// Dirty pages that are not in flush, by turn.
+/// Dirty pages that are not in flush.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     /// Due at once.
-    pub full: BTreeMap<u64, PageId>,
+    pub full: Queue<PageId>,
     /// Due when old, or when memory is short.
-    pub partial: BTreeMap<u64, PageId>,
+    pub partial: Queue<PageId>,
 }
 
 impl Queues {
     pub fn push(&mut self, id: PageId, page: &Dirty) {
-        if page.full { &mut self.full } else { &mut self.partial }.insert(page.turn, id);
+        if page.full { &mut self.full } else { &mut self.partial }.push(page.turn, id);
     }
 
     pub fn remove(&mut self, page: &Dirty) {
-        if page.full { &mut self.full } else { &mut self.partial }.remove(&page.turn);
+        if page.full { &mut self.full } else { &mut self.partial }.remove(page.turn);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Invariants: reserved bytes never exceed the limit (but see [`Cache::cut`]); a dirty page leaves only by being flushed or
 //! discarded; a page with journalled patches is dirty; patch `n` of a page is in the catalog exactly
-//! when [`Cache::journalled`] was told of it and it has not been superseded since, by
+//! when [`Cache::journalled`] or [`Cache::write_new`] was told of it and it has not been superseded since, by
 //! [`Cache::finish_flush`] or [`Cache::discard`].
 //!
 //! The last one needs the caller's help: what the catalog batch is to say is asked first ([`Cache::patches`],
@@ -24,6 +24,7 @@ mod changes;
 mod dirty;
 mod lru;
 mod pagemap;
+mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+pub(crate) use queue::Queue;
 use state::State;
 
 use crate::format::{Ino, PageNo, Patch};
@@ -196,6 +198,20 @@ impl Cache {
             self.due.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes in the content of a new file: dirty, with nothing unjournalled, as the batch that makes the file brings it as patch 0 of
+    /// each page. Where that batch fails it has to be discarded. On false there is no room for all, and nothing has changed.
+    #[must_use]
+    pub fn write_new(&self, ino: Ino, page_size: usize, content: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        let Ok(urgent) = state.write_new(ino, page_size, content) else { return false };
+        let wake = urgent && state.due_waiters > 0;
+        drop(state);
+        if wake {
+            self.due.notify_one();
+        }
+        true
     }
 
     /// Whether [`Cache::cut`] can cut a page now: it is in memory, or known to be absent, and there is room for what

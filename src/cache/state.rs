@@ -210,12 +210,12 @@ impl State {
     }
 
     /// Puts in a new dirty page whose bytes are reserved and counted as dirty.
-    fn put_dirty(&mut self, id: PageId, content: Content, changes: Changes, patches: u32, full: bool) {
+    fn put_dirty(&mut self, id: PageId, content: Content, changes: Changes, patches: Range<u32>, full: bool) {
         self.last_turn += 1;
         let page = Dirty {
             content,
             changes,
-            patches: 0..patches,
+            patches,
             riding: 0,
             since: Instant::now(),
             turn: self.last_turn,
@@ -303,10 +303,29 @@ impl State {
             overwrite(&mut content, offset, bytes, capacity, false);
             let mut changes = Changes::default();
             changes.write(offset..end);
-            self.put_dirty(id, content, changes, 0, to_end);
+            self.put_dirty(id, content, changes, 0..0, to_end);
             filled = to_end;
         }
         Ok(filled || self.crossed(was_dirty))
+    }
+
+    pub fn write_new(&mut self, ino: Ino, page_size: usize, content: &[u8]) -> Result<Urgent, Need> {
+        let (was_dirty, rode_much) = (self.dirty, self.rides_much());
+        let bytes = content.len() + content.len().div_ceil(page_size) * PAGE_OVERHEAD;
+        self.admit(bytes, bytes)?;
+        let mut filled = false;
+        for (no, part) in (0..).map(PageNo).zip(content.chunks(page_size)) {
+            let (id, full) = (PageId { ino, no }, part.len() == page_size);
+            self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), 0..1, full);
+            if part.len() >= LARGE
+                && let Some(page) = self.dirty_page(id)
+            {
+                page.riding = part.len();
+                self.riding += part.len();
+            }
+            filled |= full;
+        }
+        Ok(filled || self.crossed(was_dirty) || !rode_much && self.rides_much())
     }
 
     pub fn may_cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {
@@ -366,7 +385,7 @@ impl State {
             self.dirty += rest_charge;
             let mut changes = Changes::default();
             changes.cut(offset);
-            self.put_dirty(id, Arc::new(rest), changes, 0, false);
+            self.put_dirty(id, Arc::new(rest), changes, 0..0, false);
         }
         self.crossed(was_dirty)
     }
@@ -525,7 +544,7 @@ impl State {
             self.used -= charge(&old);
         }
         self.dirty += bytes;
-        self.put_dirty(id, content, Changes::default(), patches, false);
+        self.put_dirty(id, content, Changes::default(), 0..patches, false);
         true
     }
 
@@ -571,13 +590,14 @@ impl State {
                 _ => partial.next(),
             };
             let Some((_, id)) = next else { break };
-            let Some(page) = page(id) else { continue };
+            let Some(page) = page(&id) else { continue };
             bytes += page.content.len().max(1);
             if bytes > max_bytes && !due.is_empty() {
                 break;
             }
-            due.push(*id);
+            due.push(id);
         }
+        drop((full, partial));
         due.sort_unstable();
         due.into_iter().filter_map(|id| self.begin_flush(id)).collect()
     }
@@ -592,8 +612,8 @@ impl State {
         if self.due_now() {
             return now;
         }
-        let oldest = self.queues.partial.values().next();
-        let page = oldest.and_then(|id| self.files.get(&id.ino)?.dirty.get(id.no));
+        let oldest = self.queues.partial.iter().next();
+        let page = oldest.and_then(|(_, id)| self.files.get(&id.ino)?.dirty.get(id.no));
         page.map_or(now, |p| p.since).checked_add(age).unwrap_or(now + Duration::from_secs(3600))
     }
 

@@ -11,7 +11,7 @@ use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 use crate::format::{
-    Bucket, Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
+    Dentry, Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
     whole_patch_head,
 };
 
@@ -54,6 +54,8 @@ struct Drafted {
     recorded: Recorded,
     /// The attributes of one that is born in this draft.
     born: Option<Attributes>,
+    /// Whether the draft brings all of its content: then its pages are dirty.
+    rides: bool,
 }
 
 #[derive(Default)]
@@ -82,13 +84,19 @@ impl Draft {
         draft
     }
 
+    /// That puts its changes into this batch.
+    pub fn within(batch: Batch) -> Draft {
+        Draft { batch, ..Draft::default() }
+    }
+
     /// A new inode; its number has been given to no other.
     pub fn birth(&mut self, ino: Ino, mut rec: InodeRecord, attributes: Attributes) {
         rec.xattrs = attributes.len() as u32;
         for (name, value) in &attributes {
             self.batch.put(keys::xattr(ino, name), value.clone());
         }
-        self.inodes.put(ino, Drafted { rec, recorded: Recorded::Unchanged, born: Some(attributes) });
+        self.inodes
+            .put(ino, Drafted { rec, recorded: Recorded::Unchanged, born: Some(attributes), rides: false });
     }
 
     /// The attributes of an inode that is born in this draft.
@@ -105,7 +113,7 @@ impl Draft {
     pub fn inode_sized(&mut self, ino: Ino, rec: InodeRecord, recorded: Recorded) {
         match self.inodes.get_mut(&ino) {
             Some(drafted) => (drafted.rec, drafted.recorded) = (rec, recorded),
-            None => self.inodes.put(ino, Drafted { rec, recorded, born: None }),
+            None => self.inodes.put(ino, Drafted { rec, recorded, born: None, rides: false }),
         }
     }
 
@@ -120,7 +128,7 @@ impl Draft {
     pub fn edit(&mut self, tree: &mut Tree, ino: Ino) -> Step<&mut InodeRecord> {
         let drafted = self.inodes.get_or_try_put(ino, || {
             let rec = tree.get(ino)?.rec.clone();
-            Step::Ok(Drafted { rec, recorded: Recorded::Unchanged, born: None })
+            Step::Ok(Drafted { rec, recorded: Recorded::Unchanged, born: None, rides: false })
         })?;
         Ok(&mut drafted.rec)
     }
@@ -182,14 +190,14 @@ impl Draft {
         self.in_memory.push(InMemory::Journalled(ino, upto));
     }
 
-    /// What a new file has, all of it unjournalled: its pages have no patches yet.
+    /// The content of a file that is born in this draft, as [`Cache::write_new`] took it.
     pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
-        let mut upto = SmallVec::new();
         for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
             self.batch.put_parts(keys::patch(ino, no, 0), &[&whole_patch_head(bytes.len()), bytes]);
-            upto.push((no, 1));
         }
-        self.in_memory.push(InMemory::Journalled(ino, upto));
+        if let Some(drafted) = self.inodes.get_mut(&ino) {
+            drafted.rides = !content.is_empty();
+        }
     }
 
     /// An inode that leaves for good.
@@ -267,7 +275,7 @@ impl Volume {
             }
         }
 
-        for (ino, Drafted { rec, recorded, born }) in draft.inodes.iter_mut() {
+        for (ino, Drafted { rec, recorded, born, .. }) in draft.inodes.iter_mut() {
             let before = match born {
                 Some(_) => 0,
                 None => tree.peek(ino).map_or(0, |inode| inode.recorded_size),
@@ -293,7 +301,7 @@ impl Volume {
         }
 
         // Two names of one change may share a bucket.
-        let mut buckets: Listed<(Ino, u64), Bucket> = Listed::default();
+        let mut buckets: Listed<(Ino, u64), SmallVec<[Dentry; 1]>> = Listed::default();
         for EntryChange { dir, name, to, slot } in &mut draft.entries {
             let hash = hash_of(name);
             let bucket =
@@ -303,7 +311,7 @@ impl Volume {
         for ((dir, hash), bucket) in buckets {
             match bucket.is_empty() {
                 true => draft.batch.delete(keys::bucket(dir, hash)),
-                false => draft.batch.put_record(keys::bucket(dir, hash), &bucket),
+                false => draft.batch.put_record(keys::bucket(dir, hash), &bucket.as_slice()),
             }
         }
         if counters != tree.counters {
@@ -339,7 +347,7 @@ impl Volume {
                 _ => drop(tree.live.insert(segment, bytes)),
             }
         }
-        for (ino, Drafted { rec, recorded, born }) in draft.inodes {
+        for (ino, Drafted { rec, recorded, born, rides }) in draft.inodes {
             let size = match recorded {
                 Recorded::Size(size) => size,
                 Recorded::Unchanged => rec.size,
@@ -348,15 +356,14 @@ impl Volume {
                 let version = tree.new_version();
                 let mut inode = Inode::new(rec, version);
                 inode.recorded_size = size;
-                // Born with content: its pages are dirty already.
-                inode.dirty = inode.rec.size > 0 && self.cache.dirty(ino).is_some();
+                inode.dirty = rides;
                 inode.xattrs = Some(attributes);
                 if inode.is_dir() {
                     inode.entries = Some(Box::new(super::tree::Entries::empty()));
                 }
                 tree.insert(ino, inode);
             } else if let Some(inode) = tree.peek_mut(ino) {
-                inode.dirty &= self.cache.dirty(ino).is_some() || size != rec.size;
+                inode.dirty = inode.dirty && (size != rec.size || self.cache.dirty(ino).is_some());
                 inode.rec = rec;
                 inode.recorded_size = size;
             }

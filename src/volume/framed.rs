@@ -17,6 +17,7 @@ use super::file::pieces;
 use super::put::{Change, Plan, To};
 use super::types::*;
 use crate::cache::{Access, PageId};
+use crate::catalog::Batch;
 use crate::format::{Codec, Extent, Ino, PageNo, PageRecord, SegmentId, keys};
 use crate::pages::Class;
 use crate::pages::frame::{self, How};
@@ -121,7 +122,7 @@ impl Volume {
     ) -> Step<(Vec<Job<'c>>, Class, u64)> {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
-        let mut plan = Plan::new(&tree);
+        let mut plan = Plan::new(&tree, Batch::default());
         let (mut jobs, mut class, mut bytes) = (Vec::new(), Class::Lasting, 0);
         for (change, (asked, framed)) in changes.iter().zip(is_framed).enumerate() {
             self.plan(&mut tree, &mut plan, caller, asked, None, now)?;

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use smallvec::SmallVec;
+
 /// A list of values by key. They are few in nearly every change, and then looked at one by one.
 #[derive(Debug)]
 pub(super) struct Listed<K, V> {
-    list: Vec<(K, V)>,
+    list: SmallVec<[(K, V); 2]>,
     /// Where each key stands, once they are many.
     places: HashMap<K, usize>,
 }
 
 impl<K, V> Default for Listed<K, V> {
     fn default() -> Listed<K, V> {
-        Listed { list: Vec::new(), places: HashMap::default() }
+        Listed { list: SmallVec::new(), places: HashMap::default() }
     }
 }
 
@@ -59,10 +61,6 @@ impl<K: Copy + Eq + Hash, V> Listed<K, V> {
     }
 
     fn push(&mut self, key: K, value: V) {
-        if self.list.is_empty() {
-            // Most have two at most.
-            self.list.reserve_exact(2);
-        }
         self.list.push((key, value));
         if self.list.len() > Self::FEW {
             let new = self.list.iter().enumerate().skip(self.places.len());
@@ -81,7 +79,7 @@ impl<K: Copy + Eq + Hash, V> Listed<K, V> {
 
 impl<K, V> IntoIterator for Listed<K, V> {
     type Item = (K, V);
-    type IntoIter = std::vec::IntoIter<(K, V)>;
+    type IntoIter = smallvec::IntoIter<[(K, V); 2]>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.list.into_iter()

@@ -17,7 +17,6 @@ use smallvec::SmallVec;
 
 use super::Volume;
 use super::draft::Draft;
-use super::file::pieces;
 use super::framed::{Framed, FramedFile};
 use super::listed::Listed;
 use super::names::{drafted, drop_name};
@@ -25,7 +24,7 @@ use super::tree::{Attributes, Child, Tree};
 use super::types::*;
 use super::writeback::PATCH_LIMIT;
 use super::xattr::attributes;
-use crate::cache::{self, Base, PageId};
+use crate::catalog::Batch;
 use crate::clock::Time;
 use crate::error::{Error, Result};
 use crate::format::{Codec, Ino, InodeRecord, Kind, Links, NAME_MAX, PageNo, ROOT, keys};
@@ -225,7 +224,7 @@ impl Volume {
         if adds { self.ready_to_add() } else { self.ready() }?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
-        let mut plan = Plan::new(&tree);
+        let mut plan = Plan::new(&tree, self.engine.batch());
         plan.draft.batch.adds = adds;
         let is_framed = |n| framed.as_ref().is_some_and(|framed| framed.file(n).is_some());
         let riding =
@@ -487,16 +486,9 @@ impl Volume {
     /// On `Err` the cache has no room: so much is needed for all.
     fn write_contents(&self, contents: &[(Ino, u8, &[u8])]) -> std::result::Result<(), usize> {
         for (ino, shift, content) in contents {
-            let mut rest = *content;
-            for (no, within, count) in pieces(*shift, 0, content.len() as u64) {
-                let (piece, behind) = rest.split_at(count.min(rest.len()));
-                rest = behind;
-                let id = PageId { ino: *ino, no };
-                if let Err(need) = self.cache.write(id, within, piece, 1 << shift, Base::Absent) {
-                    debug_assert!(matches!(need, cache::Need::Room(_)), "a new page has nothing to load");
-                    // Beside its content a page costs what keeps track of it, at most a kilobyte.
-                    return Err(contents.iter().map(|(.., content)| content.len() + 1024).sum());
-                }
+            if !self.cache.write_new(*ino, 1 << shift, content) {
+                // Beside its content a page costs what keeps track of it, at most a kilobyte.
+                return Err(contents.iter().map(|(.., content)| content.len() + 1024).sum());
             }
         }
         Ok(())
@@ -582,9 +574,9 @@ impl Drop for Unnamed<'_> {
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(tree: &Tree) -> Plan<'a> {
+    pub fn new(tree: &Tree, batch: Batch) -> Plan<'a> {
         Plan {
-            draft: Draft::default(),
+            draft: Draft::within(batch),
             names: Listed::default(),
             next: tree.counters.last_ino + 1,
             contents: SmallVec::new(),

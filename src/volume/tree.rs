@@ -8,17 +8,18 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use lru::LruCache;
+use smallvec::SmallVec;
 
 use super::quota::{Payer, Quotas};
 use super::refs::Refs;
 use super::types::{Need, Pause, Step};
+use crate::cache::Queue;
 use crate::clock::{Clock, Time};
 use crate::error::Error;
 pub(super) use crate::format::name_hash as hash_of;
 use crate::format::{
-    Bucket, CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, Name, PageNo,
-    PageRecord, SLOT_BITS, SegmentId, UseRecord,
+    CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, Name, PageNo, PageRecord,
+    SLOT_BITS, SegmentId, UseRecord,
 };
 
 /// What an inode in memory costs beside its variable parts.
@@ -53,6 +54,8 @@ pub(super) struct Inode {
     pub dirty: bool,
     /// Whether it was used since it was last passed over.
     in_use: bool,
+    /// When it is its turn to be looked at, should room be needed.
+    turn: u64,
     /// Extended attributes by name, when they are in memory.
     pub xattrs: Option<Attributes>,
     /// The record of its use, when it was asked for; the default where there is none.
@@ -112,7 +115,11 @@ pub(super) struct Window {
 
 /// Sets, replaces or removes the entry of a name in its bucket, and tells its slot.
 /// Errors: `NoSpace` when all slots are taken, by names that were made to have the same hash.
-pub(super) fn set_in_bucket(bucket: &mut Bucket, name: &[u8], to: Option<(Ino, Kind)>) -> Result<u8, Error> {
+pub(super) fn set_in_bucket(
+    bucket: &mut SmallVec<[Dentry; 1]>,
+    name: &[u8],
+    to: Option<(Ino, Kind)>,
+) -> Result<u8, Error> {
     let old = bucket.iter().position(|entry| *entry.name == *name).map(|at| bucket.remove(at).slot);
     let mut free = (0..1 << SLOT_BITS).filter(|slot| bucket.iter().all(|entry| entry.slot != *slot));
     let slot = old.or_else(|| free.next()).ok_or(Error::NoSpace)?;
@@ -187,6 +194,7 @@ impl Inode {
             dirty: false,
             // Whoever waits for it has yet to use it.
             in_use: true,
+            turn: 0,
             xattrs: None,
             used: None,
             entries: None,
@@ -255,8 +263,11 @@ impl Inode {
 /// The tree in memory, and the figures that change with it.
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// In the order in which they came or were passed over.
-    inodes: LruCache<Ino, Inode>,
+    inodes: foldhash::HashMap<Ino, Box<Inode>>,
+    /// The order in which they came or were passed over.
+    order: Queue<Ino>,
+    /// The last turn in it.
+    turns: u64,
     weight: usize,
     limit: usize,
     versions: u64,
@@ -292,7 +303,9 @@ pub(super) struct Tree {
 impl Tree {
     pub fn new(limit: usize) -> Tree {
         Tree {
-            inodes: LruCache::unbounded(),
+            inodes: foldhash::HashMap::default(),
+            order: Queue::default(),
+            turns: 0,
             weight: 0,
             limit,
             versions: 0,
@@ -366,24 +379,24 @@ impl Tree {
     /// Marks that a file's page records change.
     pub fn touch_version(&mut self, ino: Ino) {
         let version = self.new_version();
-        if let Some(inode) = self.inodes.peek_mut(&ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.version = version;
             inode.extents = None;
         }
     }
 
     pub fn peek(&self, ino: Ino) -> Option<&Inode> {
-        self.inodes.peek(&ino)
+        self.inodes.get(&ino).map(|inode| &**inode)
     }
 
     /// An inode, when it is in memory; counts as no use of it.
     pub fn peek_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
-        self.inodes.peek_mut(&ino)
+        self.inodes.get_mut(&ino).map(|inode| &mut **inode)
     }
 
     /// An inode in memory, whatever it is.
     pub fn get(&mut self, ino: Ino) -> Step<&mut Inode> {
-        match self.inodes.peek_mut(&ino) {
+        match self.inodes.get_mut(&ino) {
             Some(inode) => {
                 inode.in_use = true;
                 Ok(inode)
@@ -414,21 +427,26 @@ impl Tree {
     pub fn insert(&mut self, ino: Ino, mut inode: Inode) {
         inode.weight = inode.weigh();
         self.weight += inode.weight;
-        if let Some(old) = self.inodes.put(ino, inode) {
+        self.turns += 1;
+        inode.turn = self.turns;
+        self.order.push(self.turns, ino);
+        if let Some(old) = self.inodes.insert(ino, Box::new(inode)) {
             self.weight -= old.weight;
+            self.order.remove(old.turn);
         }
     }
 
     pub fn remove(&mut self, ino: Ino) {
         self.loading.remove(&ino);
-        if let Some(old) = self.inodes.pop(&ino) {
+        if let Some(old) = self.inodes.remove(&ino) {
             self.weight -= old.weight;
+            self.order.remove(old.turn);
         }
     }
 
     /// Counts an inode's weight anew after its variable parts changed.
     pub fn reweigh(&mut self, ino: Ino) {
-        if let Some(inode) = self.inodes.peek_mut(&ino) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
             let weight = inode.weigh();
             self.weight = self.weight + weight - inode.weight;
             inode.weight = weight;
@@ -461,9 +479,9 @@ impl Tree {
     pub fn make_room(&mut self) {
         let (mut chances, mut passed) = (CHANCES, 0);
         while self.weight > self.limit && passed < 32 {
-            let Some(ino) = self.inodes.peek_lru().map(|(ino, _)| *ino) else { return };
+            let Some(ino) = self.order.first() else { return };
             let kept = self.fresh == Some(ino);
-            let Some(inode) = self.inodes.peek_mut(&ino) else { return };
+            let Some(inode) = self.inodes.get_mut(&ino) else { return };
             if std::mem::take(&mut inode.in_use) && chances > 0 {
                 chances -= 1;
             } else if inode.dirty || kept {
@@ -472,13 +490,18 @@ impl Tree {
                 self.remove(ino);
                 continue;
             }
-            self.inodes.promote(&ino);
+            self.renew(ino);
         }
     }
 
     /// Makes an inode the last to be evicted: what its user waits for is about to be loaded.
     pub fn renew(&mut self, ino: Ino) {
-        self.inodes.promote(&ino);
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            self.order.remove(inode.turn);
+            self.turns += 1;
+            inode.turn = self.turns;
+            self.order.push(self.turns, ino);
+        }
     }
 
     /// How many inodes are in memory.
@@ -488,17 +511,17 @@ impl Tree {
 
     /// The inodes in memory.
     pub fn inodes(&self) -> impl Iterator<Item = (Ino, &Inode)> {
-        self.inodes.iter().map(|(ino, inode)| (*ino, inode))
+        self.order.iter().filter_map(|(_, ino)| Some((ino, self.peek(ino)?)))
     }
 
     /// All of them, to be changed in what takes no memory.
     pub fn inodes_mut(&mut self) -> impl Iterator<Item = &mut Inode> {
-        self.inodes.iter_mut().map(|(_, inode)| inode)
+        self.inodes.values_mut().map(|inode| &mut **inode)
     }
 
     /// The inodes with changes that are not journalled.
     pub fn dirty_inodes(&self) -> Vec<Ino> {
-        self.inodes.iter().filter(|(_, inode)| inode.dirty).map(|(ino, _)| *ino).collect()
+        self.inodes().filter(|(_, inode)| inode.dirty).map(|(ino, _)| ino).collect()
     }
 
     /// What a name in a directory stands for, `None` when there is no such entry.
@@ -512,17 +535,17 @@ impl Tree {
     }
 
     /// The bucket of names with a hash. [`Tree::find`] of one of them has succeeded before.
-    pub fn bucket_of(&self, dir: Ino, hash: u64) -> Bucket {
+    pub fn bucket_of(&self, dir: Ino, hash: u64) -> SmallVec<[Dentry; 1]> {
         match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
             Some(entries) => entries.bucket(hash).cloned().collect(),
-            None => Bucket::new(),
+            None => SmallVec::new(),
         }
     }
 
     /// Sets or removes an entry in memory.
     pub fn set_entry(&mut self, dir: Ino, name: Name, slot: u8, to: Option<(Ino, Kind)>) {
         let version = self.new_version();
-        let Some(inode) = self.inodes.peek_mut(&dir) else { return };
+        let Some(inode) = self.inodes.get_mut(&dir) else { return };
         inode.version = version;
         let entries = inode.entries.get_or_insert_default();
         let hash = hash_of(&name);
@@ -550,7 +573,7 @@ impl Tree {
 
     /// As [`Tree::reweigh`], without walking attributes: entries change with every create.
     fn reweigh_entries(&mut self, dir: Ino) {
-        if let Some(inode) = self.inodes.peek_mut(&dir) {
+        if let Some(inode) = self.inodes.get_mut(&dir) {
             let weight = inode.weigh();
             self.weight = self.weight + weight - inode.weight;
             inode.weight = weight;
@@ -574,7 +597,7 @@ impl Tree {
         complete: bool,
         hashes: &[u64],
     ) {
-        let Some(inode) = self.inodes.peek_mut(&dir) else { return };
+        let Some(inode) = self.inodes.get_mut(&dir) else { return };
         if inode.version != version {
             return;
         }
@@ -591,7 +614,7 @@ impl Tree {
     }
 
     pub fn set_window(&mut self, dir: Ino, version: u64, window: Window) {
-        if let Some(inode) = self.inodes.peek_mut(&dir)
+        if let Some(inode) = self.inodes.get_mut(&dir)
             && inode.version == version
         {
             inode.entries.get_or_insert_default().window = Some(window);
@@ -607,7 +630,7 @@ impl Tree {
             return Vec::new();
         };
         let (parent, hash) = (*parent, hash_of(name));
-        let Some(dir) = self.inodes.peek_mut(&parent) else { return Vec::new() };
+        let Some(dir) = self.inodes.get_mut(&parent) else { return Vec::new() };
         let here = cookie(hash, 0);
         let last = std::mem::replace(&mut dir.next_read, here);
         let Some(entries) = dir.entries.as_ref().filter(|entries| entries.complete) else {
