@@ -20,6 +20,8 @@ use crate::format::{
 struct EntryChange {
     dir: Ino,
     name: Name,
+    /// That of the name.
+    hash: u64,
     /// What the name is to mean.
     to: Option<(Ino, Kind)>,
     /// Its slot in its bucket, known once the bucket is.
@@ -148,7 +150,7 @@ impl Draft {
 
     /// What a name is to mean; `None` removes it.
     pub fn entry(&mut self, dir: Ino, name: &[u8], to: Option<(Ino, Kind)>) {
-        self.entries.push(EntryChange { dir, name: name.into(), to, slot: 0 });
+        self.entries.push(EntryChange { dir, name: name.into(), hash: hash_of(name), to, slot: 0 });
     }
 
     /// An inode whose last link is gone: it waits for its last reference.
@@ -302,10 +304,9 @@ impl Volume {
 
         // Two names of one change may share a bucket.
         let mut buckets: Listed<(Ino, u64), SmallVec<[Dentry; 1]>> = Listed::default();
-        for EntryChange { dir, name, to, slot } in &mut draft.entries {
-            let hash = hash_of(name);
+        for EntryChange { dir, name, hash, to, slot } in &mut draft.entries {
             let bucket =
-                buckets.get_or_try_put((*dir, hash), || Ok::<_, Error>(tree.bucket_of(*dir, hash)))?;
+                buckets.get_or_try_put((*dir, *hash), || Ok::<_, Error>(tree.bucket_of(*dir, *hash)))?;
             *slot = set_in_bucket(bucket, name, *to)?;
         }
         for ((dir, hash), bucket) in buckets {
@@ -370,8 +371,8 @@ impl Volume {
         }
         tree.pay(seq, bill);
         ended.into_iter().for_each(|dir| tree.end_quota(dir));
-        for EntryChange { dir, name, to, slot } in draft.entries {
-            tree.set_entry(dir, name, slot, to);
+        for EntryChange { dir, name, hash, to, slot } in draft.entries {
+            tree.set_entry(dir, name, (hash, slot), to);
         }
         for ino in draft.removed {
             tree.remove(ino);

@@ -100,28 +100,35 @@ pub enum Expiry {
 /// a NUL, or longer than 4095 bytes; `NameTooLong`, when a name has more than 255 bytes.
 pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
     let bad = |why| Err(Error::Key { key: String::from_utf8_lossy(path).chars().take(100).collect(), why });
-    let names = path.split(|byte| *byte == b'/');
     if path.is_empty() {
-        return bad("it is empty");
+        bad("it is empty")?;
     }
     if path.len() >= libc::PATH_MAX as usize {
-        return bad("it is longer than 4095 bytes");
+        bad("it is longer than 4095 bytes")?;
     }
     if path.starts_with(b"/") {
-        return bad("it begins with `/`, and keys are relative to the store");
+        bad("it begins with `/`, and keys are relative to the store")?;
     }
-    if path.contains(&0) {
-        return bad("it has a NUL in it");
-    }
-    for name in names.clone() {
-        match name {
-            b"" => return bad("a name in it is empty"),
-            b"." | b".." => return bad("a name in it is `.` or `..`"),
-            _ if name.len() > NAME_MAX => return Err(Error::NameTooLong),
+    let name = |name: &[u8]| match name {
+        b"" => bad("a name in it is empty"),
+        b"." | b".." => bad("a name in it is `.` or `..`"),
+        _ if name.len() > NAME_MAX => Err(Error::NameTooLong),
+        _ => Ok(()),
+    };
+    // One look at each byte: every operation on a key comes here.
+    let mut start = 0;
+    for (at, byte) in path.iter().enumerate() {
+        match byte {
+            0 => bad("it has a NUL in it")?,
+            b'/' => {
+                name(path.get(start..at).unwrap_or_default())?;
+                start = at + 1;
+            }
             _ => {}
         }
     }
-    Ok(names)
+    name(path.get(start..).unwrap_or_default())?;
+    Ok(path.split(|byte| *byte == b'/'))
 }
 
 /// What a name means: nothing, or a file of some kind.

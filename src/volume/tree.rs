@@ -178,9 +178,9 @@ impl Entries {
         self.by_cookie.range(cookie(hash, 0)..cookie(hash + 1, 0)).map(|(_, entry)| entry)
     }
 
-    fn put(&mut self, entry: Dentry) {
+    fn put(&mut self, hash: u64, entry: Dentry) {
         self.weight += ENTRY_WEIGHT + entry.name.len();
-        if let Some(old) = self.by_cookie.insert(cookie(hash_of(&entry.name), entry.slot), entry) {
+        if let Some(old) = self.by_cookie.insert(cookie(hash, entry.slot), entry) {
             self.weight -= ENTRY_WEIGHT + old.name.len();
         }
     }
@@ -542,13 +542,12 @@ impl Tree {
         }
     }
 
-    /// Sets or removes an entry in memory.
-    pub fn set_entry(&mut self, dir: Ino, name: Name, slot: u8, to: Option<(Ino, Kind)>) {
+    /// Sets or removes an entry in memory, which has this slot among those with the hash of its name.
+    pub fn set_entry(&mut self, dir: Ino, name: Name, (hash, slot): (u64, u8), to: Option<(Ino, Kind)>) {
         let version = self.new_version();
         let Some(inode) = self.inodes.get_mut(&dir) else { return };
         inode.version = version;
         let entries = inode.entries.get_or_insert_default();
-        let hash = hash_of(&name);
         if let Some(window) = &mut entries.window {
             window.set(
                 cookie(hash, slot),
@@ -560,7 +559,7 @@ impl Tree {
                 if !entries.complete {
                     entries.hashes.insert(hash);
                 }
-                entries.put(Dentry { name, ino, kind, slot });
+                entries.put(hash, Dentry { name, ino, kind, slot });
             }
             None => {
                 if let Some(old) = entries.by_cookie.remove(&cookie(hash, slot)) {
@@ -602,7 +601,7 @@ impl Tree {
             return;
         }
         let entries = inode.entries.get_or_insert_default();
-        found.into_iter().for_each(|entry| entries.put(entry));
+        found.into_iter().for_each(|entry| entries.put(hash_of(&entry.name), entry));
         if complete {
             entries.complete = true;
             entries.hashes = HashSet::new();
