@@ -22,9 +22,9 @@
 
 mod changes;
 mod dirty;
-mod lru;
 mod pagemap;
 mod queue;
+mod second_chance;
 mod state;
 #[cfg(test)]
 mod tests;

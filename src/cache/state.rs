@@ -8,14 +8,14 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::changes::Changes;
 use super::dirty::{Dirty, Flight, Queues, grown, overwrite};
-use super::lru::Lru;
 use super::pagemap::PageMap;
+use super::second_chance::SecondChance;
 use super::{Access, Base, Content, Flush, Flushed, Need, PageId};
 use crate::format::{Ino, PageNo, Patch};
 
 /// Bytes that a page is charged with beside its buffer: its entries in the maps, lists and queues, of
-/// which a page alone in its file needs most: some 130 in the table of files, 60 for the shared buffer, and 100 in the LRU
-/// or, while it is dirty, 320.
+/// which a page alone in its file needs most: some 130 in the table of files, 60 for the shared buffer, and 100 in the order of
+/// eviction or, while it is dirty, 200.
 pub(super) const PAGE_OVERHEAD: usize = 512;
 
 /// The part of the dirty limit that patches in the catalog may take before their pages are due: a quarter of the catalog's
@@ -52,7 +52,7 @@ struct File {
 #[derive(Debug)]
 pub(super) struct State {
     files: HashMap<Ino, File>,
-    lru: Lru,
+    order: SecondChance,
     pub queues: Queues,
     /// Reserved bytes, dirty ones among them, and the most of either.
     pub used: usize,
@@ -88,7 +88,7 @@ impl State {
     pub fn new(limit: usize, dirty_limit: usize) -> State {
         State {
             files: HashMap::new(),
-            lru: Lru::new(),
+            order: SecondChance::new(),
             queues: Queues::default(),
             used: 0,
             dirty: 0,
@@ -116,7 +116,7 @@ impl State {
 
     /// Room that clean pages may take: all that dirty ones and flushes do not.
     fn clean_room(&self) -> usize {
-        self.limit.saturating_sub(self.used - self.lru.bytes())
+        self.limit.saturating_sub(self.used - self.order.bytes())
     }
 
     /// Sets the limits. Clean pages beyond are evicted; what is dirty goes as it is flushed.
@@ -134,7 +134,7 @@ impl State {
                 let page = files.get_mut(&id.ino).and_then(|file| file.clean.get_mut(id.no));
                 page.map_or(0, |page| std::mem::take(&mut page.uses))
             };
-            let Some(id) = self.lru.pop(room, take_uses) else { return false };
+            let Some(id) = self.order.pop(room, take_uses) else { return false };
             if let Some(content) = self.take_clean(id) {
                 self.used -= charge(&content);
             }
@@ -190,7 +190,7 @@ impl State {
 
     /// Puts in a clean page whose bytes are reserved.
     fn put_clean(&mut self, id: PageId, content: Content, used: bool) {
-        self.lru.push(id, charge(&content), used);
+        self.order.push(id, charge(&content), used);
         self.files.entry(id.ino).or_default().clean.insert(id.no, Clean { content, uses: 0 });
     }
 
@@ -231,7 +231,7 @@ impl State {
     pub fn get(&mut self, id: PageId) -> Option<Content> {
         let found = self.files.get_mut(&id.ino).and_then(|file| {
             if let Some(page) = file.clean.get_mut(id.no) {
-                page.uses = page.uses.saturating_add(u32::from(self.lru.is_new(id)));
+                page.uses = page.uses.saturating_add(u32::from(self.order.is_new(id)));
                 return Some(page.content.clone());
             }
             file.dirty.get(id.no).map(|page| page.content.clone())
@@ -286,7 +286,7 @@ impl State {
         } else {
             let clean = self.take_clean(id);
             if clean.is_some() {
-                self.lru.remove(id);
+                self.order.remove(id);
             } else if base == Base::Unknown && (offset > 0 || end < page_size) {
                 return Err(Need::Page);
             }
@@ -380,7 +380,7 @@ impl State {
             }
         } else {
             self.take_clean(id);
-            self.lru.remove(id);
+            self.order.remove(id);
             self.used -= old_charge - rest_charge;
             self.dirty += rest_charge;
             let mut changes = Changes::default();
@@ -441,7 +441,7 @@ impl State {
         let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| no).collect();
         for no in clean {
             let id = PageId { ino, no };
-            self.lru.remove(id);
+            self.order.remove(id);
             if let Some(content) = self.take_clean(id) {
                 self.used -= charge(&content);
             }
@@ -540,7 +540,7 @@ impl State {
             return false;
         }
         if let Some(old) = self.take_clean(id) {
-            self.lru.remove(id);
+            self.order.remove(id);
             self.used -= charge(&old);
         }
         self.dirty += bytes;
@@ -706,7 +706,7 @@ impl State {
         let dirty: usize =
             self.files.values().flat_map(|f| f.dirty.iter()).map(|(_, page)| charge(&page.content)).sum();
         let held: usize = self.flights.values().sum();
-        assert_eq!(self.lru.bytes(), clean);
+        assert_eq!(self.order.bytes(), clean);
         assert_eq!(self.dirty, dirty + held);
         assert_eq!(self.used, clean + dirty + held);
         // A cut whose page came to be flushed meanwhile leaves what the flush holds beyond the limit.

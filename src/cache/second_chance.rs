@@ -1,4 +1,4 @@
-//! In which order clean pages are evicted, so that a scan passes through without pushing out what is used again and
+//! In which order clean pages are evicted (second chance, in two queues), so that a scan passes through without pushing out what is used again and
 //! again.
 //!
 //! A page begins on probation. One that was used twice when its turn comes to be evicted is protected, and
@@ -15,7 +15,7 @@ const CHANCES: usize = 64;
 
 /// The order of the pages; they themselves lie with their files.
 #[derive(Debug)]
-pub(super) struct Lru {
+pub(super) struct SecondChance {
     probation: Segment,
     protected: Segment,
     /// The page used last: further uses in a row are one use (a scan in small steps).
@@ -62,9 +62,9 @@ impl Segment {
     }
 }
 
-impl Lru {
-    pub fn new() -> Lru {
-        Lru { probation: Segment::new(), protected: Segment::new(), last: None }
+impl SecondChance {
+    pub fn new() -> SecondChance {
+        SecondChance { probation: Segment::new(), protected: Segment::new(), last: None }
     }
 
     /// Bytes of all clean pages.
