@@ -14,7 +14,8 @@
 //! The last one needs the caller's help: what the catalog batch is to say is asked first ([`Cache::patches`],
 //! [`Cache::patches_of`], [`Cache::outcome`]), and the change is made here once the batch is journalled; in between there
 //! must be no other change of the same file but the beginning and failing of flushes. The tree's lock does that. A batch
-//! that cannot be journalled thus leaves everything here as it was.
+//! that cannot be journalled thus leaves everything here as it was. [`Cache::write_new`] alone is told ahead: until its batch is
+//! journalled nobody may ask for patches of the file, and where that fails it is discarded.
 //!
 //! One mutex guards it all. Measured on two busy cores, release build: `get` 40 ns alone and 104 ns with two threads
 //! that do nothing else; a write of 4 KiB 0.5 µs, nearly all of it the copy to memory that is in no processor

@@ -110,7 +110,7 @@ impl Backlog {
         let mut queue = self.queue.lock();
         let missing = (self.many_bytes / SMALL).min(MANY).saturating_sub(queue.spare.len());
         queue.spare.extend(through.by_ref().take(missing));
-        // Whoever applies a batch waits for this lock: the rest is freed without it.
+        // Whoever applies a batch waits for this lock: what is behind these is freed without it.
         drop(queue);
     }
 
