@@ -201,18 +201,17 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes in the content of a new file: dirty, with nothing unjournalled, as the batch that makes the file brings it as patch 0 of
-    /// each page. Where that batch fails it has to be discarded. On false there is no room for all, and nothing has changed.
-    #[must_use]
-    pub fn write_new(&self, ino: Ino, page_size: usize, content: &[u8]) -> bool {
+    /// Takes in the content of new files, each with log2 of its page size: dirty, with nothing unjournalled, as the batch that makes
+    /// the files brings it as patch 0 of each page. Where that batch fails it has to be discarded. On `Err` there must be
+    /// room for so many bytes first ([`Cache::wait_for_room`]), and nothing has changed.
+    pub fn write_new(&self, files: &[(Ino, u8, &[u8])]) -> Result<(), usize> {
         let mut state = self.state.lock();
-        let Ok(urgent) = state.write_new(ino, page_size, content) else { return false };
-        let wake = urgent && state.due_waiters > 0;
+        let wake = state.write_new(files)? && state.due_waiters > 0;
         drop(state);
         if wake {
             self.due.notify_one();
         }
-        true
+        Ok(())
     }
 
     /// Whether [`Cache::cut`] can cut a page now: it is in memory, or known to be absent, and there is room for what

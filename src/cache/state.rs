@@ -309,21 +309,26 @@ impl State {
         Ok(filled || self.crossed(was_dirty))
     }
 
-    pub fn write_new(&mut self, ino: Ino, page_size: usize, content: &[u8]) -> Result<Urgent, Need> {
+    pub fn write_new(&mut self, files: &[(Ino, u8, &[u8])]) -> Result<Urgent, usize> {
         let (was_dirty, rode_much) = (self.dirty, self.rides_much());
-        let bytes = content.len() + content.len().div_ceil(page_size) * PAGE_OVERHEAD;
-        self.admit(bytes, bytes)?;
+        let charged = |(_, shift, content): &(Ino, u8, &[u8])| {
+            content.len() + content.len().div_ceil(1 << shift) * PAGE_OVERHEAD
+        };
+        let bytes = files.iter().map(charged).sum();
+        self.admit(bytes, bytes).map_err(|_| bytes)?;
         let mut filled = false;
-        for (no, part) in (0..).map(PageNo).zip(content.chunks(page_size)) {
-            let (id, full) = (PageId { ino, no }, part.len() == page_size);
-            self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), 0..1, full);
-            if part.len() >= LARGE
-                && let Some(page) = self.dirty_page(id)
-            {
-                page.riding = part.len();
-                self.riding += part.len();
+        for (ino, shift, content) in files {
+            for (no, part) in (0..).map(PageNo).zip(content.chunks(1 << shift)) {
+                let (id, full) = (PageId { ino: *ino, no }, part.len() == 1 << shift);
+                self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), 0..1, full);
+                if part.len() >= LARGE
+                    && let Some(page) = self.dirty_page(id)
+                {
+                    page.riding = part.len();
+                    self.riding += part.len();
+                }
+                filled |= full;
             }
-            filled |= full;
         }
         Ok(filled || self.crossed(was_dirty) || !rode_much && self.rides_much())
     }
@@ -612,8 +617,7 @@ impl State {
         if self.due_now() {
             return now;
         }
-        let oldest = self.queues.partial.iter().next();
-        let page = oldest.and_then(|(_, id)| self.files.get(&id.ino)?.dirty.get(id.no));
+        let page = self.queues.partial.first().and_then(|id| self.files.get(&id.ino)?.dirty.get(id.no));
         page.map_or(now, |p| p.since).checked_add(age).unwrap_or(now + Duration::from_secs(3600))
     }
 

@@ -307,3 +307,42 @@ fn a_cut_is_journalled_ahead_and_happens_whatever_flush_begins_in_between() {
         Some(vec![(PageNo(0), 0, Patch::ZeroFrom(1))])
     );
 }
+
+#[test]
+fn new_files_come_in_all_or_none_journalled_and_leave_nothing_when_their_batch_fails() {
+    let cache = Cache::new(1 << 20, 64 << 10);
+    cache.write(id(1, 0), 0, b"old", PAGE, Base::Absent).unwrap();
+    let before = cache.stats();
+    let (small, large) = ([2; 100], vec![3; 2 * PAGE + 100]);
+    let files: Vec<(Ino, u8, &[u8])> = vec![(Ino(2), 12, &small), (Ino(3), 12, &large), (Ino(4), 12, &[])];
+
+    // As many as fit to the byte: what is asked for is what is needed.
+    let many: Vec<(Ino, u8, &[u8])> = (10..20).map(|ino| (Ino(ino), 12, &large[..])).collect();
+    let needed = cache.write_new(&many).unwrap_err();
+    assert_eq!(needed, 10 * (large.len() + 3 * state::PAGE_OVERHEAD));
+    assert_eq!((cache.stats().used, cache.stats().dirty), (before.used, before.dirty));
+    assert_eq!(cache.dirty_files(), [Ino(1)]);
+
+    for fails in [true, false] {
+        cache.write_new(&files).unwrap();
+        cache.state.lock().verify();
+        assert_eq!(cache.dirty(Ino(3)), Some(large.len()));
+        assert_eq!(cache.dirty(Ino(4)), None);
+        let flushes = cache.flush_file(Ino(3));
+        if fails {
+            [2, 3].into_iter().for_each(|ino| cache.discard(Ino(ino), PageNo(0), PageNo(u32::MAX)));
+            cache.state.lock().verify();
+            flushes.iter().for_each(|flush| assert_eq!(cache.finish_flush(flush), Flushed::Gone));
+            assert_eq!((cache.stats().used, cache.stats().dirty), (before.used, before.dirty));
+        } else {
+            assert_eq!(cache.patches(Ino(2), 1 << 20, None), Some(vec![]));
+            assert_eq!(cache.patches_of(Ino(2), PageNo(0), PageNo(9)), [(PageNo(0), 0..1)]);
+            flushes
+                .iter()
+                .for_each(|flush| assert_eq!(cache.finish_flush(flush), Flushed::Stored { patches: 0..1 }));
+            assert_eq!(cache.dirty(Ino(3)), None);
+        }
+        cache.state.lock().verify();
+    }
+    assert_eq!(cache.get(id(3, 2)).unwrap()[..], large[2 * PAGE..]);
+}

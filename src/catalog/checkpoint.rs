@@ -165,7 +165,8 @@ impl Inner {
             // An append may take the file before the lock is had: then another is prepared.
             self.reserve.or_release(|| self.prepare(maintenance, 1))?;
             let mut view = self.view.write();
-            // Most of it while others go on.
+            // Most of it while those who apply go on, then most of what they have added meanwhile.
+            self.merge(&mut view);
             self.merge(&mut view);
             let writer = self.writer.lock();
             if !writer.ready.is_empty() {

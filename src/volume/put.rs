@@ -98,7 +98,7 @@ pub enum Expiry {
 
 /// Splits a key into names. Errors: `Key`, when it is none: empty, absolute, with an empty name, `.`, `..` or
 /// a NUL, or longer than 4095 bytes; `NameTooLong`, when a name has more than 255 bytes.
-pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]> + Clone> {
+pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]>> {
     let bad = |why| Err(Error::Key { key: String::from_utf8_lossy(path).chars().take(100).collect(), why });
     if path.is_empty() {
         bad("it is empty")?;
@@ -480,23 +480,9 @@ impl Volume {
             return Ok(());
         }
         self.check_disk(total as u64)?;
-        if let Err(room) = self.write_contents(&plan.contents) {
-            self.forget_contents(&plan.contents);
-            return Err(Pause::Wait(Need::Memory(room)));
-        }
+        self.cache.write_new(&plan.contents).map_err(|room| Pause::Wait(Need::Memory(room)))?;
         for (ino, shift, content) in &plan.contents {
             plan.draft.first_patches(*ino, *shift, content);
-        }
-        Ok(())
-    }
-
-    /// On `Err` the cache has no room: so much is needed for all.
-    fn write_contents(&self, contents: &[(Ino, u8, &[u8])]) -> std::result::Result<(), usize> {
-        for (ino, shift, content) in contents {
-            if !self.cache.write_new(*ino, 1 << shift, content) {
-                // Beside its content a page costs what keeps track of it, at most a kilobyte.
-                return Err(contents.iter().map(|(.., content)| content.len() + 1024).sum());
-            }
         }
         Ok(())
     }
