@@ -32,6 +32,7 @@ pub mod fuzz;
 pub mod io;
 pub mod mount;
 pub mod pages;
+mod queue;
 pub mod shelf;
 pub mod store;
 pub mod volume;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::changes::Changes;
-use super::queue::Queue;
 use super::{Content, PageId};
+use crate::queue::Queue;
 
 /// A page whose content is not, or not wholly, in its frame.
 #[derive(Debug)]

@@ -24,7 +24,6 @@
 mod changes;
 mod dirty;
 mod pagemap;
-mod queue;
 mod second_chance;
 mod state;
 #[cfg(test)]
@@ -35,7 +34,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-pub(crate) use queue::Queue;
 use state::State;
 
 use crate::format::{Ino, PageNo, Patch};

@@ -1,5 +1,5 @@
-//! In which order clean pages are evicted (second chance, in two queues), so that a scan passes through without pushing out what is used again and
-//! again.
+//! In which order clean pages are evicted: second chance, in two queues, so that a scan passes through without pushing
+//! out what is used again and again.
 //!
 //! A page begins on probation. One that was used twice when its turn comes to be evicted is protected, and
 //! protected pages take at most four fifths of the room there is for clean ones; those of them that were not used since their

@@ -1,16 +1,18 @@
 //! What lies under the cache's lock: the files' pages and the bytes reserved for them.
 
+mod flush;
+
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use foldhash::{HashMap, HashMapExt};
 
 use super::changes::Changes;
-use super::dirty::{Dirty, Flight, Queues, grown, overwrite};
+use super::dirty::{Dirty, Queues, grown, overwrite};
 use super::pagemap::PageMap;
 use super::second_chance::SecondChance;
-use super::{Access, Base, Content, Flush, Flushed, Need, PageId};
+use super::{Access, Base, Content, Need, PageId};
 use crate::format::{Ino, PageNo, Patch};
 
 /// Bytes that a page is charged with beside its buffer: its entries in the maps, lists and queues, of
@@ -196,6 +198,15 @@ impl State {
 
     /// Takes a dirty page out, its bytes staying reserved and counted as dirty.
     fn take_dirty(&mut self, id: PageId) -> Option<Box<Dirty>> {
+        let page = self.remove_dirty(id)?;
+        if page.flight.is_none() {
+            self.queues.remove(&page);
+        }
+        Some(page)
+    }
+
+    /// [`State::take_dirty`] of a page that waits in no queue.
+    fn remove_dirty(&mut self, id: PageId) -> Option<Box<Dirty>> {
         let file = self.files.get_mut(&id.ino)?;
         let page = file.dirty.remove(id.no)?;
         file.dirty_bytes -= page.content.len();
@@ -203,20 +214,25 @@ impl State {
         if file.clean.is_empty() && file.dirty.is_empty() {
             self.files.remove(&id.ino);
         }
-        if page.flight.is_none() {
-            self.queues.remove(&page);
-        }
         Some(page)
     }
 
-    /// Puts in a new dirty page whose bytes are reserved and counted as dirty.
-    fn put_dirty(&mut self, id: PageId, content: Content, changes: Changes, patches: Range<u32>, full: bool) {
+    /// Puts in a new dirty page whose bytes are reserved and counted as dirty; `riding`: bytes of its patches, if large.
+    fn put_dirty(
+        &mut self,
+        id: PageId,
+        content: Content,
+        changes: Changes,
+        (patches, riding): (Range<u32>, usize),
+        full: bool,
+    ) {
         self.last_turn += 1;
+        self.riding += riding;
         let page = Dirty {
             content,
             changes,
             patches,
-            riding: 0,
+            riding,
             since: Instant::now(),
             turn: self.last_turn,
             full,
@@ -303,7 +319,7 @@ impl State {
             overwrite(&mut content, offset, bytes, capacity, false);
             let mut changes = Changes::default();
             changes.write(offset..end);
-            self.put_dirty(id, content, changes, 0..0, to_end);
+            self.put_dirty(id, content, changes, (0..0, 0), to_end);
             filled = to_end;
         }
         Ok(filled || self.crossed(was_dirty))
@@ -320,13 +336,8 @@ impl State {
         for (ino, shift, content) in files {
             for (no, part) in (0..).map(PageNo).zip(content.chunks(1 << shift)) {
                 let (id, full) = (PageId { ino: *ino, no }, part.len() == 1 << shift);
-                self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), 0..1, full);
-                if part.len() >= LARGE
-                    && let Some(page) = self.dirty_page(id)
-                {
-                    page.riding = part.len();
-                    self.riding += part.len();
-                }
+                let riding = if part.len() >= LARGE { part.len() } else { 0 };
+                self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), (0..1, riding), full);
                 filled |= full;
             }
         }
@@ -390,7 +401,7 @@ impl State {
             self.dirty += rest_charge;
             let mut changes = Changes::default();
             changes.cut(offset);
-            self.put_dirty(id, Arc::new(rest), changes, 0..0, false);
+            self.put_dirty(id, Arc::new(rest), changes, (0..0, 0), false);
         }
         self.crossed(was_dirty)
     }
@@ -549,140 +560,8 @@ impl State {
             self.used -= charge(&old);
         }
         self.dirty += bytes;
-        self.put_dirty(id, content, Changes::default(), 0..patches, false);
+        self.put_dirty(id, content, Changes::default(), (0..patches, 0), false);
         true
-    }
-
-    fn begin_flush(&mut self, id: PageId) -> Option<Flush> {
-        let page = self.files.get_mut(&id.ino)?.dirty.get_mut(id.no).filter(|p| p.flight.is_none())?;
-        self.queues.remove(page);
-        self.last_ticket += 1;
-        page.flight = Some(Box::new(Flight {
-            ticket: self.last_ticket,
-            patches: page.patches.end,
-            covered: std::mem::take(&mut page.changes),
-            changed: false,
-            since: page.since,
-            turn: page.turn,
-            full: page.full,
-        }));
-        self.flights.insert(self.last_ticket, 0);
-        *self.flying.entry(id.ino).or_default() += 1;
-        Some(Flush { id, content: page.content.clone(), ticket: self.last_ticket })
-    }
-
-    pub fn flush_file(&mut self, ino: Ino) -> Vec<Flush> {
-        let pages = self.dirty_pages(ino);
-        pages.into_iter().filter_map(|no| self.begin_flush(PageId { ino, no })).collect()
-    }
-
-    pub fn flush_due(&mut self, age: Duration, max_bytes: usize) -> Vec<Flush> {
-        let mut due = Vec::new();
-        let mut bytes = 0;
-        let (pressed, riding, now) = (self.pressed(), self.rides_much(), Instant::now());
-        let page = |id: &PageId| self.files.get(&id.ino)?.dirty.get(id.no);
-        let is_old = |id: &PageId| page(id).is_some_and(|page| now.duration_since(page.since) >= age);
-        let (mut full, mut partial) =
-            (self.queues.full.iter().peekable(), self.queues.partial.iter().peekable());
-        while bytes < max_bytes {
-            // In the order in which they were first written, so that none waits for ever for others that come faster than
-            // they are flushed. Partial ones that are only due because room is short come last.
-            let equal = partial.peek().filter(|(_, id)| riding || is_old(id));
-            let next = match (full.peek(), equal) {
-                (Some((turn, _)), Some((other, _))) if turn < other => full.next(),
-                (Some(_), None) => full.next(),
-                (None, None) if !pressed => break,
-                _ => partial.next(),
-            };
-            let Some((_, id)) = next else { break };
-            let Some(page) = page(&id) else { continue };
-            bytes += page.content.len().max(1);
-            if bytes > max_bytes && !due.is_empty() {
-                break;
-            }
-            due.push(id);
-        }
-        drop((full, partial));
-        due.sort_unstable();
-        due.into_iter().filter_map(|id| self.begin_flush(id)).collect()
-    }
-
-    /// Whether something is due, whatever its age.
-    pub fn due_now(&self) -> bool {
-        !self.queues.full.is_empty() || (self.pressed() && !self.queues.partial.is_empty())
-    }
-
-    /// When something is due, or would be at the earliest if nothing else is written.
-    pub fn next_due(&self, age: Duration, now: Instant) -> Instant {
-        if self.due_now() {
-            return now;
-        }
-        let page = self.queues.partial.first().and_then(|id| self.files.get(&id.ino)?.dirty.get(id.no));
-        page.map_or(now, |p| p.since).checked_add(age).unwrap_or(now + Duration::from_secs(3600))
-    }
-
-    /// Ends a flush: what it held alone is given back. The page, unless it was discarded.
-    fn end_flush(&mut self, flush: &Flush) -> Option<(Flight, &mut Dirty)> {
-        let held = self.flights.remove(&flush.ticket)?;
-        self.used -= held;
-        self.dirty -= held;
-        if let Some(count) = self.flying.get_mut(&flush.id.ino) {
-            *count -= 1;
-            if *count == 0 {
-                self.flying.remove(&flush.id.ino);
-            }
-        }
-        let page = self.dirty_page(flush.id)?;
-        let flight = page.flight.take_if(|f| f.ticket == flush.ticket)?;
-        Some((*flight, page))
-    }
-
-    pub fn outcome(&self, flush: &Flush) -> Flushed {
-        let page = self.files.get(&flush.id.ino).and_then(|file| file.dirty.get(flush.id.no));
-        match page.and_then(|page| Some((page, page.flight.as_ref()?))) {
-            Some((page, flight)) if flight.ticket == flush.ticket => {
-                Flushed::Stored { patches: page.patches.start..flight.patches }
-            }
-            _ => Flushed::Gone,
-        }
-    }
-
-    pub fn finish_flush(&mut self, flush: &Flush) -> Flushed {
-        let Some((flight, page)) = self.end_flush(flush) else { return Flushed::Gone };
-        let patches = page.patches.start..flight.patches;
-        page.patches.start = flight.patches;
-        if page.patches.is_empty() {
-            let rode = std::mem::take(&mut page.riding);
-            self.riding -= rode;
-        }
-        self.requeue(flush.id);
-        if !flight.changed
-            && let Some(page) = self.take_dirty(flush.id)
-        {
-            self.dirty -= charge(&page.content);
-            self.put_clean(flush.id, page.content, true);
-        }
-        Flushed::Stored { patches }
-    }
-
-    pub fn fail_flush(&mut self, flush: &Flush) {
-        self.failures += 1;
-        let Some((flight, page)) = self.end_flush(flush) else { return };
-        page.changes = flight.covered.then(std::mem::take(&mut page.changes));
-        page.since = flight.since;
-        page.turn = flight.turn;
-        page.full |= flight.full;
-        self.requeue(flush.id);
-    }
-
-    fn requeue(&mut self, id: PageId) {
-        if let Some(page) = self.files.get(&id.ino).and_then(|f| f.dirty.get(id.no)) {
-            self.queues.push(id, page);
-        }
-    }
-
-    pub fn in_flush(&self, ino: Ino) -> bool {
-        self.flying.contains_key(&ino)
     }
 
     pub fn dirty_bytes(&self, ino: Ino) -> Option<usize> {

@@ -105,12 +105,13 @@ impl Backlog {
 
     /// Takes back the memory of batches that are in the table.
     pub fn recycle(&self, batches: Vec<Draft>) {
-        let small = |memory: &Vec<u8>| memory.capacity() <= SMALL;
-        let mut through = batches.into_iter().map(Draft::into_memory).filter(small);
+        let mut memory: Vec<Vec<u8>> = batches.into_iter().map(Draft::into_memory).collect();
+        memory.retain(|memory| memory.capacity() <= SMALL);
+        // Whoever applies a batch waits for this lock: what is too much is freed without it.
         let mut queue = self.queue.lock();
         let missing = (self.many_bytes / SMALL).min(MANY).saturating_sub(queue.spare.len());
-        queue.spare.extend(through.by_ref().take(missing));
-        // Whoever applies a batch waits for this lock: what is behind these is freed without it.
+        let kept = memory.len() - missing.min(memory.len());
+        queue.spare.extend(memory.drain(kept..));
         drop(queue);
     }
 

@@ -5,13 +5,13 @@ use smallvec::SmallVec;
 
 use super::Volume;
 use super::listed::Listed;
-use super::tree::{Attributes, Inode, Tree, hash_of, set_in_bucket};
+use super::tree::{Attributes, Bucket, Inode, Tree, hash_of, set_in_bucket};
 use super::types::Step;
 use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 use crate::format::{
-    Dentry, Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
+    Extent, Ino, InodeRecord, Kind, Name, PageNo, PageRecord, Patch, SegmentRecord, Seq, keys,
     whole_patch_head,
 };
 
@@ -303,7 +303,7 @@ impl Volume {
         }
 
         // Two names of one change may share a bucket.
-        let mut buckets: Listed<(Ino, u64), SmallVec<[Dentry; 1]>> = Listed::default();
+        let mut buckets: Listed<(Ino, u64), Bucket> = Listed::default();
         for EntryChange { dir, name, hash, to, slot } in &mut draft.entries {
             let bucket =
                 buckets.get_or_try_put((*dir, *hash), || Ok::<_, Error>(tree.bucket_of(*dir, *hash)))?;

@@ -2,7 +2,6 @@
 //! to be given back; the copy is made behind it.
 
 use super::Volume;
-use super::put::check_path;
 use super::tree::Tree;
 use super::types::*;
 use crate::cache::{Content, PageId};
@@ -59,11 +58,13 @@ impl Volume {
         Ok(found)
     }
 
+    /// The inode that a path leads to. Its caller has checked that it is one: a wrong name is one that no directory has.
     fn find_path(&self, tree: &mut Tree, path: &[u8], now: Time) -> Step<Ino> {
         let mut ino = ROOT;
         let mut inode = tree.get(ino)?;
-        for name in check_path(path)? {
-            ino = inode.find(ino, name)?.ok_or(Error::NotFound)?.ino;
+        for name in path.split(|byte| *byte == b'/') {
+            let Some(child) = inode.find(ino, name)? else { return Err(Error::NotFound.into()) };
+            ino = child.ino;
             inode = tree.get(ino)?;
             if let Some(at) = inode.rec.expires.filter(|at| *at <= now) {
                 self.note_gone(tree, at, now);

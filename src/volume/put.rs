@@ -109,26 +109,19 @@ pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]>> {
     if path.starts_with(b"/") {
         bad("it begins with `/`, and keys are relative to the store")?;
     }
-    let name = |name: &[u8]| match name {
-        b"" => bad("a name in it is empty"),
-        b"." | b".." => bad("a name in it is `.` or `..`"),
-        _ if name.len() > NAME_MAX => Err(Error::NameTooLong),
-        _ => Ok(()),
-    };
-    // One look at each byte: every operation on a key comes here.
-    let mut start = 0;
-    for (at, byte) in path.iter().enumerate() {
-        match byte {
-            0 => bad("it has a NUL in it")?,
-            b'/' => {
-                name(path.get(start..at).unwrap_or_default())?;
-                start = at + 1;
-            }
+    if path.contains(&0) {
+        bad("it has a NUL in it")?;
+    }
+    let names = path.split(|byte| *byte == b'/');
+    for name in names.clone() {
+        match name {
+            b"" => bad("a name in it is empty")?,
+            b"." | b".." => bad("a name in it is `.` or `..`")?,
+            _ if name.len() > NAME_MAX => return Err(Error::NameTooLong),
             _ => {}
         }
     }
-    name(path.get(start..).unwrap_or_default())?;
-    Ok(path.split(|byte| *byte == b'/'))
+    Ok(names)
 }
 
 /// What a name means: nothing, or a file of some kind.

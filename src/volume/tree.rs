@@ -13,7 +13,6 @@ use smallvec::SmallVec;
 use super::quota::{Payer, Quotas};
 use super::refs::Refs;
 use super::types::{Need, Pause, Step};
-use crate::cache::Queue;
 use crate::clock::{Clock, Time};
 use crate::error::Error;
 pub(super) use crate::format::name_hash as hash_of;
@@ -21,6 +20,7 @@ use crate::format::{
     CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, Name, PageNo, PageRecord,
     SLOT_BITS, SegmentId, UseRecord,
 };
+use crate::queue::Queue;
 
 /// What an inode in memory costs beside its variable parts.
 const INODE_WEIGHT: usize = 450;
@@ -113,13 +113,12 @@ pub(super) struct Window {
     pub end: bool,
 }
 
+/// The entries whose names have one hash: nearly always one.
+pub(super) type Bucket = SmallVec<[Dentry; 1]>;
+
 /// Sets, replaces or removes the entry of a name in its bucket, and tells its slot.
 /// Errors: `NoSpace` when all slots are taken, by names that were made to have the same hash.
-pub(super) fn set_in_bucket(
-    bucket: &mut SmallVec<[Dentry; 1]>,
-    name: &[u8],
-    to: Option<(Ino, Kind)>,
-) -> Result<u8, Error> {
+pub(super) fn set_in_bucket(bucket: &mut Bucket, name: &[u8], to: Option<(Ino, Kind)>) -> Result<u8, Error> {
     let old = bucket.iter().position(|entry| *entry.name == *name).map(|at| bucket.remove(at).slot);
     let mut free = (0..1 << SLOT_BITS).filter(|slot| bucket.iter().all(|entry| entry.slot != *slot));
     let slot = old.or_else(|| free.next()).ok_or(Error::NoSpace)?;
@@ -535,10 +534,10 @@ impl Tree {
     }
 
     /// The bucket of names with a hash. [`Tree::find`] of one of them has succeeded before.
-    pub fn bucket_of(&self, dir: Ino, hash: u64) -> SmallVec<[Dentry; 1]> {
+    pub fn bucket_of(&self, dir: Ino, hash: u64) -> Bucket {
         match self.peek(dir).and_then(|inode| inode.entries.as_ref()) {
             Some(entries) => entries.bucket(hash).cloned().collect(),
-            None => SmallVec::new(),
+            None => Bucket::new(),
         }
     }
 

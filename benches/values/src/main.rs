@@ -218,7 +218,9 @@ fn main() -> Result<()> {
         ];
         for (name, measure) in contenders.into_iter().filter(|(name, _)| takes_part(name)) {
             // Nobody is measured while the disk takes what the one before has written: cacache leaves 25,000 files.
-            std::process::Command::new("sync").status()?;
+            if !std::process::Command::new("sync").status()?.success() {
+                return Err("sync has failed".into());
+            }
             measure(name, &dir, times)?;
         }
     }

@@ -1,6 +1,7 @@
 //! Random operations against a model, and threads against each other.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
@@ -9,9 +10,14 @@ use super::*;
 
 const SIZE: usize = 256;
 
+/// Pages that the file may have.
+const PAGES: u32 = 6;
+
 #[derive(Clone, Debug)]
 enum Op {
     Write(u32, usize, usize, u8),
+    /// In place of the file, a new one of so many bytes, journalled.
+    New(usize, u8),
     /// Page, offset, and what a thread beside it does while the cut is journalled.
     Cut(u32, usize, Meanwhile),
     Get(u32),
@@ -40,10 +46,11 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let no = 0..6u32;
+    let no = 0..PAGES;
     prop_oneof![
         6 => (no.clone(), 0..SIZE, 1..60usize, 1..=255u8).prop_map(|(n, o, l, b)| Op::Write(n, o, l.min(SIZE - o), b)),
         1 => (no.clone(), Just(0), Just(SIZE), 1..=255u8).prop_map(|(n, o, l, b)| Op::Write(n, o, l, b)),
+        1 => (0..4 * SIZE, 1..=255u8).prop_map(|(len, byte)| Op::New(len, byte)),
         2 => (no.clone(), 0..SIZE, meanwhile()).prop_map(|(n, o, m)| Op::Cut(n, o, m)),
         2 => no.clone().prop_map(Op::Get),
         1 => no.clone().prop_map(Op::Load),
@@ -77,7 +84,7 @@ impl Disk {
         page
     }
 
-    fn remove(&mut self, no: PageNo, numbers: std::ops::Range<u32>) {
+    fn remove(&mut self, no: PageNo, numbers: Range<u32>) {
         for n in numbers {
             assert!(self.patches.remove(&(no, n)).is_some(), "patch {n} of {no:?} was never handed out");
         }
@@ -88,6 +95,23 @@ fn padded(content: &[u8]) -> [u8; SIZE] {
     let mut page = [0; SIZE];
     page[..content.len()].copy_from_slice(content);
     page
+}
+
+/// Discards pages, and what lies on the disk of them and should.
+fn discard(
+    cache: &Cache,
+    disk: &mut Disk,
+    pages: Range<u32>,
+    models: [&mut BTreeMap<PageNo, [u8; SIZE]>; 2],
+) {
+    let (from, to) = (PageNo(pages.start), PageNo(pages.end));
+    for (no, numbers) in cache.patches_of(Ino(1), from, to) {
+        disk.remove(no, numbers);
+    }
+    cache.discard(Ino(1), from, to);
+    disk.frames.retain(|no, _| !(from..to).contains(no));
+    models.into_iter().for_each(|model| model.retain(|no, _| !(from..to).contains(no)));
+    assert!(disk.patches.range((from, 0)..(to, 0)).next().is_none(), "patches left of {pages:?}");
 }
 
 fn run(ops: &[Op], limit: usize) {
@@ -158,16 +182,18 @@ fn run(ops: &[Op], limit: usize) {
                     assert_eq!(padded(&found), content[&PageNo(no)]);
                 }
             }
-            Op::Discard(from, to) => {
-                for (no, numbers) in cache.patches_of(Ino(1), PageNo(from), PageNo(to)) {
-                    disk.remove(no, numbers);
-                }
-                cache.discard(Ino(1), PageNo(from), PageNo(to));
-                for no in (from..to).map(PageNo) {
-                    disk.frames.remove(&no);
-                    content.remove(&no);
-                    safe.remove(&no);
-                    assert!(!disk.patches.keys().any(|(n, _)| *n == no), "patches left of {no:?}");
+            Op::Discard(from, to) => discard(&cache, &mut disk, from..to, [&mut content, &mut safe]),
+            Op::New(len, byte) => {
+                discard(&cache, &mut disk, 0..PAGES, [&mut content, &mut safe]);
+                let bytes = vec![byte; len];
+                if cache.write_new(&[(Ino(1), SIZE.ilog2() as u8, &bytes)]).is_ok() {
+                    for (no, part) in (0..).map(PageNo).zip(bytes.chunks(SIZE)) {
+                        disk.patches.insert((no, 0), Patch::Data { offset: 0, bytes: part.to_vec() });
+                        content.insert(no, padded(part));
+                        safe.insert(no, padded(part));
+                    }
+                } else {
+                    assert_eq!(cache.pages_of(Ino(1)), 0);
                 }
             }
             Op::Patches(limit) => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 /// Items in the order of their turns: numbers that rise, each given once. Nearly all come with a turn behind all others.
 /// To leave takes a search for the turn, and touches no neighbour.
 #[derive(Debug)]
-pub(crate) struct Queue<T> {
+pub struct Queue<T> {
     /// By turn; none where an item has left.
     items: VecDeque<(u64, Option<T>)>,
     /// How many have left.
