@@ -150,6 +150,9 @@ fn rm_removes_keys_and_directories_when_told() {
         assert_eq!(shell.run(&["rm", "a/1", "nothing", "c"], b"").status.code(), Some(1));
         assert_eq!(shell.text(&["ls"]), "a/2\na/b/3\n", "the others are removed all the same");
         shell.ends(0, &["rm", "-f", "nothing"], b"");
+        let refused = shell.run(&["rm", "-r", "a/"], b"");
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("ends with `/`"), "{refused:?}");
         shell.ends(0, &["rm", "-r", "a"], b"");
         assert_eq!(shell.text(&["ls"]), "");
         shell.ends(1, &["exists", "a"], b"");

@@ -109,6 +109,9 @@ pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]>> {
     if path.starts_with(b"/") {
         bad("it begins with `/`, and keys are relative to the store")?;
     }
+    if path.ends_with(b"/") {
+        bad("it ends with `/`, and keys do not")?;
+    }
     if path.contains(&0) {
         bad("it has a NUL in it")?;
     }
