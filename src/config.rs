@@ -303,13 +303,17 @@ impl Settings {
                     at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "8MiB").map_err(bad)?;
             }
             "cache-ttl" => {
-                let ttl = match value {
-                    "never" => Duration::ZERO,
-                    _ => parse_duration(value).map_err(bad)?,
+                self.cache_ttl = match value {
+                    "never" => None,
+                    _ => {
+                        let seconds = parse_duration(value).map_err(bad)?.as_millis().div_ceil(1000);
+                        let seconds = u32::try_from(seconds).map_err(|_| bad("at most 49710d".to_owned()))?;
+                        if seconds == 0 {
+                            return Err(bad("nothing would live; use never".to_owned()));
+                        }
+                        Some(seconds)
+                    }
                 };
-                let seconds = ttl.as_millis().div_ceil(1000);
-                let seconds = u32::try_from(seconds).map_err(|_| bad("at most 49710d".to_owned()))?;
-                self.cache_ttl = Some(seconds).filter(|seconds| *seconds > 0);
             }
             "cache-eviction-policy" => {
                 self.cache_eviction_policy = value.parse().map_err(|error: Error| bad(error.to_string()))?;

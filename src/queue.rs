@@ -22,6 +22,9 @@ impl<T: Copy> Queue<T> {
     /// More gaps than this, and than items, are closed.
     const GAPS: usize = 64;
 
+    /// Room for so many items is never given back.
+    const SPARE: usize = 1024;
+
     fn place(&self, turn: u64) -> Result<usize, usize> {
         self.items.binary_search_by_key(&turn, |(turn, _)| *turn)
     }
@@ -48,6 +51,10 @@ impl<T: Copy> Queue<T> {
         if self.gaps > Self::GAPS && self.gaps > self.len() {
             self.items.retain(|(_, item)| item.is_some());
             self.gaps = 0;
+        }
+        // What a lower limit has emptied is given back.
+        if self.items.capacity() > 4 * self.items.len() + Self::SPARE {
+            self.items.shrink_to(2 * self.items.len());
         }
     }
 
@@ -101,5 +108,14 @@ mod tests {
                 prop_assert!(queue.gaps <= Queue::<usize>::GAPS.max(queue.len()));
             }
         }
+    }
+
+    #[test]
+    fn an_emptied_queue_gives_its_memory_back() {
+        let mut queue = Queue::default();
+        (0..100_000).for_each(|turn| queue.push(turn, turn));
+        (0..99_990).for_each(|turn| queue.remove(turn));
+        assert!(queue.items.capacity() < 2 * Queue::<u64>::SPARE, "{}", queue.items.capacity());
+        assert!(queue.iter().map(|(_, item)| item).eq(99_990..100_000));
     }
 }

@@ -50,10 +50,11 @@ fn a_setting_of_a_later_version_is_refused_as_not_yet_available_and_its_default_
     assert!(text.contains("not yet available in this version"), "{text}");
     load("storage-encryption = 'none'\ncache-ttl = 'never'\ncache-eviction-policy = 'none'", &[], &[])
         .unwrap();
-    for (value, seconds) in [("0", None), ("'never'", None), ("'7d'", Some(604_800)), ("'1500ms'", Some(2))] {
+    for (value, seconds) in [("'never'", None), ("'7d'", Some(604_800)), ("'1500ms'", Some(2))] {
         assert_eq!(load(&format!("cache-ttl = {value}"), &[], &[]).unwrap().cache_ttl, seconds, "{value}");
     }
     assert!(refusal("cache-ttl = '60000d'").contains("cache-ttl"));
+    assert!(refusal("cache-ttl = 0").contains("use never"));
     let evicting = load("cache-eviction-policy = 'lfu'", &[], &[]).unwrap();
     assert_eq!(evicting.cache_eviction_policy, Policy::Lfu);
     for malformed in ["storage-encryption = 'rot13'", "cache-ttl = 'soon'", "cache-eviction-policy = 'dice'"]

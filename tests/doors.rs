@@ -328,3 +328,25 @@ fn a_value_beyond_a_limit_is_refused_through_each_door_and_the_key_keeps_the_old
     });
     assert_eq!(fs::read(mounted.at("key")).unwrap(), b"old");
 }
+
+#[test]
+fn keys_leave_out_what_lies_deeper_than_a_key_can_be_long() {
+    let Some(mut mounted) = Mounted::with(&["--cache-size-limit", "8MiB"]) else {
+        return;
+    };
+    fs::write(mounted.at("z"), "last").unwrap();
+    // Each made in the one before: no path leads there in one step.
+    let mut dir = fs::File::open(mounted.point()).unwrap();
+    for _ in 0..4100 {
+        nix::sys::stat::mkdirat(&dir, "d", nix::sys::stat::Mode::S_IRWXU).unwrap();
+        dir = nix::fcntl::openat(&dir, "d", nix::fcntl::OFlag::O_RDONLY, nix::sys::stat::Mode::empty())
+            .unwrap()
+            .into();
+    }
+    drop(dir);
+    mounted.umount();
+    let store = Store::options().setting("cache-size-limit", "8MiB").open(mounted.store()).unwrap();
+    let keys: Vec<Result<_>> = store.keys("").collect();
+    assert!(matches!(&keys[..], [Err(Error::Key { .. }), Ok(last)] if last.as_bytes() == b"z"), "{keys:?}");
+    store.close().unwrap();
+}

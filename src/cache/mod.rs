@@ -8,8 +8,8 @@
 //!
 //! Invariants: reserved bytes never exceed the limit (but see [`Cache::cut`]); a dirty page leaves only by being flushed or
 //! discarded; a page with journalled patches is dirty; patch `n` of a page is in the catalog exactly
-//! when [`Cache::journalled`] or [`Cache::write_new`] was told of it and it has not been superseded since, by
-//! [`Cache::finish_flush`] or [`Cache::discard`].
+//! when [`Cache::journalled`], [`Cache::write_new`] or [`Cache::insert_patched`] was told of it and it has not been superseded since,
+//! by [`Cache::finish_flush`] or [`Cache::discard`].
 //!
 //! The last one needs the caller's help: what the catalog batch is to say is asked first ([`Cache::patches`],
 //! [`Cache::patches_of`], [`Cache::outcome`]), and the change is made here once the batch is journalled; in between there
@@ -145,10 +145,13 @@ impl Cache {
     /// Sets the limits that [`Cache::new`] was given. A lower one evicts clean pages at once, and holds for dirty ones
     /// when these have been flushed. In steps: nobody waits for the lock until all are gone.
     pub fn set_limits(&self, limit: usize, dirty_limit: usize) {
+        let mut next = {
+            let state = self.state.lock();
+            state.limit.min(state.used)
+        };
         loop {
-            let mut state = self.state.lock();
-            let next = limit.max(state.limit.saturating_sub(LIMIT_STEP));
-            state.set_limits(next, dirty_limit);
+            next = limit.max(next.saturating_sub(LIMIT_STEP));
+            self.state.lock().set_limits(next, dirty_limit);
             if next == limit {
                 break;
             }

@@ -346,3 +346,28 @@ fn new_files_come_in_all_or_none_journalled_and_leave_nothing_when_their_batch_f
     }
     assert_eq!(cache.get(id(3, 2)).unwrap()[..], large[2 * PAGE..]);
 }
+
+#[test]
+fn new_files_that_are_due_wake_who_waits_for_that() {
+    let full = vec![1; PAGE];
+    let large = vec![1; PAGE + 5000];
+    // A page that is written to its end; and, of files with larger pages, more than may ride in the catalog.
+    let riding: Vec<(Ino, u8, &[u8])> = (1..6).map(|ino| (Ino(ino), 17, &large[..])).collect();
+    for files in [vec![(Ino(1), 12, &full[..])], riding] {
+        let cache = Cache::new(1 << 20, 512 << 10);
+        let (an_hour, limit) = (Duration::from_secs(3600), Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let begun = Instant::now();
+                cache.wait_due(an_hour, limit);
+                begun.elapsed()
+            });
+            while cache.state.lock().due_waiters == 0 {
+                std::thread::yield_now();
+            }
+            cache.write_new(&files).unwrap();
+            assert!(waits.join().unwrap() < limit / 2, "{} files", files.len());
+        });
+        assert_eq!(cache.flush_due(an_hour, 1 << 20).len(), files.len());
+    }
+}

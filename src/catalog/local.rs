@@ -421,7 +421,7 @@ impl Engine for LocalCatalog {
             (seq, full, writer.ready.is_empty(), behind)
         };
         inner.batches.fetch_add(1, Relaxed);
-        // The thread may be at it: then there is nothing to help with.
+        // The thread may be at it, or a reader, who does not wait for this: then the next batch helps.
         if behind && let Some(mut view) = inner.view.try_write() {
             inner.merge(&mut view);
         }

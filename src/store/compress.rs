@@ -61,9 +61,9 @@ pub fn compress_stream(codec: Codec, from: &mut impl Read, to: &mut impl Write) 
         content.clear();
         out.clear();
         let part = from.by_ref().take(u64::from(RAW_MAX)).read_to_end(&mut content);
-        part.map_err(Error::io("reading what is to be compressed"))?;
+        part.map_err(failed("reading what is to be compressed"))?;
         seal(&mut out, codec, no, &content);
-        to.write_all(&out).map_err(Error::io("writing what is compressed"))?;
+        to.write_all(&out).map_err(failed("writing what is compressed"))?;
         written += out.len() as u64;
         if content.is_empty() {
             return Ok(written);
@@ -105,10 +105,15 @@ pub fn decompress_stream(from: &mut impl Read, to: &mut impl Write) -> Result<u6
             read(from, 1, &mut bytes)?;
             return if bytes.is_empty() { Ok(written) } else { Err(damaged(no, "more follows its end")) };
         }
-        to.write_all(&content).map_err(Error::io("writing what is decompressed"))?;
+        to.write_all(&content).map_err(failed("writing what is decompressed"))?;
         written += content.len() as u64;
     }
     Err(Error::TooLarge)
+}
+
+/// A failure of the reader or the writer: no store is full when they are.
+fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { what: what.to_owned(), source }
 }
 
 fn seal(out: &mut Vec<u8>, codec: Codec, no: u32, content: &[u8]) {
@@ -118,5 +123,5 @@ fn seal(out: &mut Vec<u8>, codec: Codec, no: u32, content: &[u8]) {
 /// Appends up to `len` bytes; fewer only at the end.
 fn read(from: &mut impl Read, len: usize, out: &mut Vec<u8>) -> Result<()> {
     let done = from.by_ref().take(len as u64).read_to_end(out);
-    done.map(drop).map_err(Error::io("reading what is to be decompressed"))
+    done.map(drop).map_err(failed("reading what is to be decompressed"))
 }

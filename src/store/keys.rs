@@ -5,6 +5,7 @@ use super::door::{Door, Node};
 use super::key::split;
 use crate::error::Result;
 use crate::format::Kind;
+use crate::volume::check_path;
 
 /// The keys that begin with some bytes, in the order of their bytes. Made by
 /// [`Store::keys`](super::Store::keys). After an error the directory that it is about is left out.
@@ -27,6 +28,10 @@ impl Keys {
 
     /// Reads a directory; of its paths those are taken that begin as asked, or lead there.
     fn enter(&mut self, dir: &[u8]) -> Result<()> {
+        // A mount makes longer paths than a key can be: nothing below is one.
+        if !dir.is_empty() {
+            check_path(dir).map(drop)?;
+        }
         let mut paths: Vec<(Vec<u8>, Kind)> = Vec::new();
         for Node { name, kind } in self.door.list(dir)? {
             let mut path = Vec::with_capacity(dir.len() + name.len() + 2);

@@ -93,8 +93,10 @@ const DEAD_PART: u64 = 4;
 
 /// The part of a limit that is kept free by eviction, at least [`LEAST_MARGIN`], at most [`MOST_MARGIN`].
 const MARGIN_PART: u64 = 16;
-/// The room that a writer reserves at a time, half of it.
+/// The room that a writer reserves at a time, half of it. Of a small limit no more than the part below.
 const LEAST_MARGIN: u64 = 16 << 20;
+/// With twice that free, three quarters of a small limit are still filled.
+const LARGEST_PART: u64 = 8;
 /// What the fastest disk takes in some seconds.
 const MOST_MARGIN: u64 = 4 << 30;
 
@@ -109,9 +111,14 @@ pub(super) struct Marks {
 
 impl Marks {
     pub fn of(limit: u64) -> Marks {
-        let margin = (limit / MARGIN_PART).clamp(LEAST_MARGIN, MOST_MARGIN);
-        Marks { high: limit.saturating_sub(margin), low: limit.saturating_sub(2 * margin) }
+        let margin = margin(limit);
+        Marks { high: limit - margin, low: limit - 2 * margin }
     }
+}
+
+/// Bytes of a limit that are kept free.
+fn margin(limit: u64) -> u64 {
+    (limit / MARGIN_PART).clamp(LEAST_MARGIN.min(limit / LARGEST_PART), MOST_MARGIN)
 }
 
 /// What [`Volume::align`] has done, or would do.
@@ -185,7 +192,8 @@ impl Volume {
             if !self.is_nearly_full() || nothing.is_some_and(|since| since.elapsed() < NOTHING) {
                 continue;
             }
-            let done = self.evict_down();
+            // The last one goes only for a writer who finds no room: it may take more than the low mark by itself.
+            let done = self.evict_down(1);
             nothing = done.as_ref().ok().filter(|done| done.evicted == 0).map(|_| Instant::now());
             self.warn_of(done);
         }
@@ -239,8 +247,7 @@ impl Volume {
         self.set_next_expiry(i64::MIN);
         self.sweep()?;
         self.sync()?;
-        self.clear_out()?;
-        self.evict_down()
+        self.evict_down(0)
     }
 
     fn would_evict(&self) -> Result<Aligned> {
@@ -261,15 +268,15 @@ impl Volume {
         Ok(aligned)
     }
 
-    /// Evicts until no more than the low mark is taken, or nothing more can go. A turn at a time: writers that find no room wait
-    /// for one, not for all.
-    fn evict_down(&self) -> Result<Aligned> {
+    /// Evicts until no more than the low mark is taken, or nothing more can go, or only so many are left that may. A turn at a
+    /// time: writers that find no room wait for one, not for all.
+    pub(super) fn evict_down(&self, keep: usize) -> Result<Aligned> {
         let goal = self.marks().map(|marks| marks.low);
         let mut aligned = Aligned { goal, ..Aligned::default() };
+        // What is dead already goes first.
+        self.clear_out()?;
         loop {
             let mut evictor = self.evicting.lock();
-            // What is dead already goes first.
-            self.clear_out()?;
             aligned.used = self.used();
             while aligned.excess() > 0 && self.compact_for_room()? {
                 aligned.used = self.used();
@@ -278,12 +285,13 @@ impl Volume {
             if excess == 0 || !self.evicts() || self.stopping() {
                 return Ok(aligned);
             }
-            let (evicted, bytes) = self.evict_turn(&mut evictor, excess)?;
+            let (evicted, bytes) = self.evict_turn(&mut evictor, excess, keep)?;
             aligned.evicted += evicted;
             aligned.evicted_bytes += bytes;
             if evicted == 0 {
                 return Ok(aligned);
             }
+            self.clear_out()?;
             MutexGuard::unlock_fair(evictor);
         }
     }
@@ -299,12 +307,21 @@ impl Volume {
             if self.compact_for_room()? {
                 continue;
             }
-            if self.evict_turn(&mut evictor, 2 * bytes + LEAST_MARGIN)?.0 == 0 {
+            if self.evict_turn(&mut evictor, self.lacking(bytes), 0)?.0 == 0 {
                 return Ok(());
             }
             self.clear_out()?;
         }
         Ok(())
+    }
+
+    /// Bytes that are to go where so many cannot be reserved: what is missing, and some for those who come next.
+    fn lacking(&self, bytes: u64) -> u64 {
+        let more = bytes.saturating_sub(self.segments.reserved());
+        let Some(limit) = self.limits.storage() else { return more + LEAST_MARGIN };
+        let beyond = (self.segments.allocated() + more + self.catalog_share(limit)).saturating_sub(limit);
+        // Where the limit is not what is in the way, the disk is.
+        if beyond > 0 { beyond + margin(limit) } else { more + margin(limit) }
     }
 
     /// Compacts what gives back the most; also a segment that is appended to, when it is mostly that one. False when
@@ -331,9 +348,10 @@ impl Volume {
         }
     }
 
-    /// Evicts keys that take at least so many bytes on the disk, as far as there are, or as many as go in [`TURN`]. Returns how many
-    /// went, and their bytes.
-    pub(super) fn evict_turn(&self, evictor: &mut Evictor, wanted: u64) -> Result<(u64, u64)> {
+    /// Evicts keys that take at least so many bytes on the disk, as far as there are more than `keep`, or as many as go in [`TURN`].
+    /// Returns how many went, and their bytes. Whoever holds the evictor gives their room back before another has it: he would evict
+    /// as much again.
+    pub(super) fn evict_turn(&self, evictor: &mut Evictor, wanted: u64, keep: usize) -> Result<(u64, u64)> {
         let begun = Instant::now();
         let (mut evicted, mut bytes, mut failures) = (0, 0, 0);
         while bytes < wanted && begun.elapsed() < TURN && failures < FAILURES && !self.stopping() {
@@ -343,10 +361,12 @@ impl Volume {
             }
             let mut left = if sampled.whole { POOL } else { (sampled.allowed / SAMPLED).max(1) };
             let before = evicted;
-            while bytes < wanted && left > 0 && !evictor.pool.is_empty() {
+            // Of a store that is seen as a whole the pool has all that may go.
+            let keep = if sampled.whole { keep } else { 0 };
+            while bytes < wanted && left > 0 && evictor.pool.len() > keep {
                 let mut chosen = Vec::new();
                 let mut sum = bytes;
-                while chosen.len() < TOGETHER.min(left) && sum < wanted {
+                while chosen.len() < TOGETHER.min(left) && sum < wanted && evictor.pool.len() > keep {
                     let Some((_, candidate)) = evictor.pool.pop_first() else { break };
                     sum += candidate.stored;
                     chosen.push(candidate);
@@ -670,7 +690,8 @@ mod tests {
     #[test]
     fn the_marks_leave_a_writer_what_it_reserves_and_a_large_store_most_of_its_room() {
         let of = |mib: u64| Marks::of(mib << 20);
-        assert_eq!(of(64), Marks { high: 48 << 20, low: 32 << 20 });
+        assert_eq!(of(64), Marks { high: 56 << 20, low: 48 << 20 });
+        assert_eq!(of(256), Marks { high: 240 << 20, low: 224 << 20 });
         assert_eq!(of(1024), Marks { high: 960 << 20, low: 896 << 20 });
         assert_eq!(of(1 << 20), Marks { high: (1 << 40) - (4 << 30), low: (1 << 40) - (8 << 30) });
     }

@@ -19,8 +19,8 @@ pub enum Got {
 }
 
 impl Volume {
-    /// Finds a key, and reads it where that is done with one page in memory. Symbolic links are not followed: one on the
-    /// way is `NotADirectory`.
+    /// Finds a key, one that [`check_path`](super::check_path) takes, and reads it where that is done with one page in memory.
+    /// Symbolic links are not followed: one on the way is `NotADirectory`.
     pub fn get(&self, path: &[u8]) -> Step<Got> {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
@@ -46,8 +46,8 @@ impl Volume {
         Ok(Got::Content(content))
     }
 
-    /// Finds a key and takes a reference to what it names, which [`Volume::forget`] gives back. Symbolic links are
-    /// not followed: one on the way is `NotADirectory`.
+    /// Finds a key, one that [`check_path`](super::check_path) takes, and takes a reference to what it names, which
+    /// [`Volume::forget`] gives back. Symbolic links are not followed: one on the way is `NotADirectory`.
     pub fn resolve(&self, path: &[u8]) -> Step<(Entry, Kind)> {
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
@@ -58,7 +58,7 @@ impl Volume {
         Ok(found)
     }
 
-    /// The inode that a path leads to. Its caller has checked that it is one: a wrong name is one that no directory has.
+    /// The inode that a path leads to.
     fn find_path(&self, tree: &mut Tree, path: &[u8], now: Time) -> Step<Ino> {
         let mut ino = ROOT;
         let mut inode = tree.get(ino)?;

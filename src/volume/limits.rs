@@ -54,11 +54,15 @@ impl Volume {
         self.limits.cache.store(settings.cache_size_limit, Ordering::Relaxed);
         let budget = Budget::of(&settings);
         self.cache.set_limits(budget.pages, budget.dirty);
+        // What a limit leaves beyond that is in memory takes nothing away.
+        let mut limit = {
+            let tree = self.tree.lock();
+            tree.limit().min(tree.weight())
+        };
         loop {
-            let mut tree = self.tree.lock();
-            let next = budget.tree.max(tree.limit().saturating_sub(STEP));
-            tree.set_limit(next);
-            if next == budget.tree {
+            limit = budget.tree.max(limit.saturating_sub(STEP));
+            self.tree.lock().set_limit(limit);
+            if limit == budget.tree {
                 break;
             }
         }

@@ -285,10 +285,13 @@ impl Volume {
             Err(error) => Err(error),
         };
         // No key goes for want of room that only waits for a copy.
-        let clearing: [&dyn Fn() -> Result<()>; 4] = [
+        let clearing: [&dyn Fn() -> Result<()>; 6] = [
             &|| self.clear_out(),
             &|| self.compact(),
             &|| if self.give_up_copy() { self.commit_now() } else { Ok(()) },
+            &|| self.evict_for(bytes, has_room),
+            // What has just been written can go once it is stored.
+            &|| if self.evicts() { self.flush_all() } else { Ok(()) },
             &|| self.evict_for(bytes, has_room),
         ];
         self.bound_segments();

@@ -99,27 +99,27 @@ pub enum Expiry {
 /// Splits a key into names. Errors: `Key`, when it is none: empty, absolute, with an empty name, `.`, `..` or
 /// a NUL, or longer than 4095 bytes; `NameTooLong`, when a name has more than 255 bytes.
 pub fn check_path(path: &[u8]) -> Result<impl Iterator<Item = &[u8]>> {
-    let bad = |why| Err(Error::Key { key: String::from_utf8_lossy(path).chars().take(100).collect(), why });
+    let bad = |why| Error::Key { key: String::from_utf8_lossy(path).chars().take(100).collect(), why };
     if path.is_empty() {
-        bad("it is empty")?;
+        return Err(bad("it is empty"));
     }
     if path.len() >= libc::PATH_MAX as usize {
-        bad("it is longer than 4095 bytes")?;
+        return Err(bad("it is longer than 4095 bytes"));
     }
     if path.starts_with(b"/") {
-        bad("it begins with `/`, and keys are relative to the store")?;
+        return Err(bad("it begins with `/`, and keys are relative to the store"));
     }
     if path.ends_with(b"/") {
-        bad("it ends with `/`, and keys do not")?;
+        return Err(bad("it ends with `/`, and keys do not"));
     }
     if path.contains(&0) {
-        bad("it has a NUL in it")?;
+        return Err(bad("it has a NUL in it"));
     }
     let names = path.split(|byte| *byte == b'/');
     for name in names.clone() {
         match name {
-            b"" => bad("a name in it is empty")?,
-            b"." | b".." => bad("a name in it is `.` or `..`")?,
+            b"" => return Err(bad("a name in it is empty")),
+            b"." | b".." => return Err(bad("a name in it is `.` or `..`")),
             _ if name.len() > NAME_MAX => return Err(Error::NameTooLong),
             _ => {}
         }

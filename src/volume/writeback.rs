@@ -277,14 +277,17 @@ impl Volume {
     /// Makes everything durable. Waits.
     pub fn sync(&self) -> Result<()> {
         self.check_writable()?;
-        for ino in self.cache.dirty_files() {
-            self.flush_file(ino)?;
-        }
+        self.flush_all()?;
         let dirty = self.tree.lock().dirty_inodes();
         for ino in dirty {
             self.record_inode(ino)?;
         }
         self.make_durable(self.engine.last_seq())
+    }
+
+    /// Stores all that is unflushed.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        self.cache.dirty_files().into_iter().try_for_each(|ino| self.flush_file(ino))
     }
 
     /// Makes all batches up to `upto` durable, with the frames that they name.

@@ -1,6 +1,7 @@
 //! One crash after another, and crashes at moments that only a test inside can choose.
 
 use super::*;
+use crate::volume::put::{NewFile, To};
 
 /// A volume that commits nothing by itself.
 fn quiet(disk: &FaultyDisk) -> Arc<Volume> {
@@ -246,4 +247,33 @@ fn who_lets_go_of_a_closed_store_later_takes_nothing_from_who_has_opened_it_sinc
     let later = real(dir.path());
     assert_eq!(read(&later, ino, 0, 3000), noise(2, 3000));
     later.close().unwrap();
+}
+
+#[test]
+fn a_value_that_could_not_be_journalled_leaves_nothing_in_memory() {
+    let set = |volume: &Volume, content: &[u8]| {
+        let to = To::Content(content, NewFile::default());
+        volume.apply(&ROOTS, &[crate::volume::Change { path: b"key", to }], false).map(drop)
+    };
+    for errno in [libc::EIO, libc::ENOSPC] {
+        let disk = FaultyDisk::new(1);
+        let volume = quiet(&disk);
+        set(&volume, &noise(1, 3000)).unwrap();
+        volume.sync().unwrap();
+        let memory = || {
+            let counters = volume.tree.lock().counters;
+            (volume.cache.dirty_files(), volume.cache.stats().used, volume.cache.dirty_bytes(), counters)
+        };
+        let before = memory();
+        // The record, and what may be tried in its place.
+        [0, 2].into_iter().for_each(|n| disk.fail(Kind::Write, n, Fault::Errno(errno)));
+        let refused = set(&volume, &noise(2, 3000));
+        disk.disarm();
+        assert!(refused.is_err(), "{errno}");
+        assert_eq!(memory(), before, "{errno}");
+        let found = volume.run(|v| v.get(b"key")).unwrap();
+        assert!(matches!(found, Got::Content(content) if content == noise(1, 3000)), "{errno}");
+        drop(volume.close());
+        expect(disk.snapshot(), "key", &noise(1, 3000), 1);
+    }
 }

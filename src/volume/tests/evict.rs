@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::Time;
 use crate::config::Policy;
 use crate::format::{Kind as FileKind, keys};
+use crate::volume::put::{Change, NewFile, To};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -51,7 +52,7 @@ fn look_up(volume: &Volume, name: &str, seconds: i64) {
 fn evict(volume: &Volume, bytes: u64) -> u64 {
     let (mut evicted, mut gone) = (0, 0);
     while gone < bytes {
-        let turn = volume.evict_turn(&mut volume.evicting.lock(), bytes - gone).unwrap();
+        let turn = volume.evict_turn(&mut volume.evicting.lock(), bytes - gone, 0).unwrap();
         if turn.0 == 0 {
             break;
         }
@@ -281,6 +282,7 @@ fn writers_find_room_while_something_may_be_evicted_and_are_refused_when_nothing
     mark(&volume, cache, "evictable", "1");
     let kept = file(&volume, ROOT, "kept", 1 << 20, 0);
     let part = 1 << 20;
+    let mut before = 0;
     for n in 0..200 {
         let name = format!("{n}");
         let ino = volume.run(|v| v.mknod(&ROOTS, cache, name.as_bytes(), 0o644, 0)).unwrap().attr.ino;
@@ -288,6 +290,10 @@ fn writers_find_room_while_something_may_be_evicted_and_are_refused_when_nothing
         volume.forget(ino, 1);
         let used = volume.stats().unwrap().disk_bytes;
         assert!(used <= limit, "{used} bytes with file {n}");
+        // From the limit to the low mark, and what one more turn takes.
+        let now = names(&volume, cache).len();
+        assert!(now + 40 >= before, "{now} of {before} are left with file {n}");
+        before = now;
     }
     assert!(read(&volume, kept, 0, 1 << 20) == noise(kept.0, 1 << 20));
     let left = names(&volume, cache);
@@ -308,6 +314,65 @@ fn writers_find_room_while_something_may_be_evicted_and_are_refused_when_nothing
     assert!(left.iter().all(|name| names(&volume, cache).contains(name)));
     volume.close().unwrap();
     assert!(volume.read_only().is_none());
+}
+
+/// An evicting volume of 64 MiB, with so many files of 7 MB that are on the disk.
+fn nearly_full(dir: &Path, files: i64) -> Arc<Volume> {
+    let settings =
+        Settings { cache_eviction_policy: Policy::Lru, storage_size_limit: Some(64 << 20), ..settings(dir) };
+    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::manual(Time(0))).unwrap();
+    for n in 0..files {
+        file(&volume, ROOT, &format!("{n}"), 7_000_000, n);
+    }
+    mark(&volume, ROOT, "evictable", "1");
+    volume
+}
+
+fn set(volume: &Volume, key: &str, len: usize) {
+    let content = noise(len as u64, len);
+    let to = To::Content(&content, NewFile::default());
+    volume.apply(&ROOTS, &[Change { path: key.as_bytes(), to }], false).unwrap();
+}
+
+#[test]
+fn no_more_goes_for_a_writer_than_he_lacks_and_what_he_writes_stays() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = nearly_full(store.path(), 6);
+    for (key, len, least) in [("large", 20 << 20, 2), ("larger", 30 << 20, 0)] {
+        set(&volume, key, len);
+        let left = names(&volume, ROOT);
+        assert!(left.contains(&key.to_owned()), "{left:?}");
+        let others = left.iter().filter(|name| name.len() == 1).count();
+        assert!(others >= least, "{left:?} behind {key}");
+    }
+    volume.close().unwrap();
+}
+
+#[test]
+fn the_last_key_stays_though_it_takes_more_than_the_low_mark_until_a_writer_needs_its_room() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = nearly_full(store.path(), 0);
+    set(&volume, "only", 42 << 20);
+    let aligned = volume.evict_down(1).unwrap();
+    assert!(aligned.evicted == 0 && aligned.excess() > 0, "{aligned:?}");
+    set(&volume, "next", 30 << 20);
+    assert_eq!(names(&volume, ROOT), ["next"]);
+    volume.close().unwrap();
+}
+
+#[test]
+fn what_has_just_been_written_is_stored_and_goes_where_nothing_else_makes_room() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = nearly_full(store.path(), 0);
+    for n in 0..20 {
+        let ino =
+            volume.run(|v| v.mknod(&ROOTS, ROOT, format!("{n}").as_bytes(), 0o644, 0)).unwrap().attr.ino;
+        write(&volume, ino, 0, &noise(n, 7_000_000));
+        volume.forget(ino, 1);
+    }
+    let left = names(&volume, ROOT);
+    assert!(left.contains(&"19".to_owned()) && left.len() < 8, "{left:?}");
+    volume.close().unwrap();
 }
 
 #[test]
@@ -412,7 +477,7 @@ fn a_lower_storage_limit_evicts_what_may_go() {
     let aligned = volume.align(false).unwrap();
     let left = names(&volume, ROOT);
     assert!((1..12).contains(&left.len()), "{left:?}");
-    assert_eq!(aligned.goal, Some(32 << 20));
+    assert_eq!(aligned.goal, Some(48 << 20));
     assert_eq!(aligned.excess(), 0, "{aligned:?}");
     volume.change_setting("storage-size-limit", "none").unwrap();
     for n in 20..36 {
@@ -470,6 +535,8 @@ fn only_limits_change_while_the_store_is_open_and_a_bad_value_changes_nothing() 
     for n in 0..2000 {
         make(&volume, &n.to_string());
     }
+    // Lowered from the largest number in the steps that what is in memory asks for.
+    volume.change_setting("cache-size-limit", &u64::MAX.to_string()).unwrap();
     volume.change_setting("cache-size-limit", "16MiB").unwrap();
     assert_eq!(volume.stats().unwrap().cache_limit, 16 << 20);
     assert!(volume.stats().unwrap().cache_used <= 16 << 20);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::format::Kind;
+use crate::volume::put::{Change, NewFile, To};
 
 #[test]
 fn a_key_is_got_as_its_file_is_read_from_memory_and_from_disk() {
@@ -102,5 +103,37 @@ fn pages_and_extents_tell_where_content_lies() {
     assert!(std::fs::metadata(&segment).unwrap().len() >= end, "{rows}");
     let directory = volume.run(|v| v.getxattr(ROOT, b"user.larder.extents"));
     assert!(matches!(directory, Err(Error::NoAttribute)), "{directory:?}");
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_value_that_was_just_set_is_there_once_it_is_stored_however_little_memory_there_was_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let key = |n: u64| format!("key-{n}");
+    for n in 0..100 {
+        let content = noise(n, 1000);
+        let to = To::Content(&content, NewFile::default());
+        volume.apply(&ROOTS, &[Change { path: key(n).as_bytes(), to }], false).unwrap();
+    }
+    let limit = volume.tree.lock().limit();
+    // Evicts some at a time. What has dirty pages stays.
+    (0..100).for_each(|_| volume.tree.lock().set_limit(0));
+    volume.tree.lock().set_limit(limit);
+    volume.sync().unwrap();
+    // From the disk.
+    volume.cache.set_limits(0, 0);
+    volume.cache.set_limits(16 << 20, 8 << 20);
+    for n in 0..100 {
+        let content = match volume.run(|v| v.get(key(n).as_bytes())).unwrap() {
+            Got::Content(content) => content,
+            Got::Held(ino, _) => {
+                let content = read(&volume, ino, 0, 5000);
+                volume.forget(ino, 1);
+                content
+            }
+        };
+        assert!(content == noise(n, 1000), "{}", key(n));
+    }
     volume.close().unwrap();
 }
