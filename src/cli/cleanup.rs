@@ -14,7 +14,7 @@ use super::progress::watching;
 pub struct Cleanup {
     #[command(flatten)]
     at: At,
-    /// Say what there is to do, and do nothing
+    /// Say what there is to do, and do nothing; a store that is not mounted is opened for that, and what has expired goes with it
     #[arg(long)]
     dry_run: bool,
     /// As JSON, sizes in bytes
