@@ -330,6 +330,36 @@ fn a_value_beyond_a_limit_is_refused_through_each_door_and_the_key_keeps_the_old
 }
 
 #[test]
+fn a_new_value_counts_beside_the_old_one_only_where_a_mount_takes_it_in_pieces() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    fs::create_dir(mounted.at("dir")).unwrap();
+    sys::setxattr(&mounted.at("dir"), b"user.larder.size-limit", b"300000", 0).unwrap();
+    let (value, file) = (Random::of(1).bytes(200_000), mounted.beside("files").join("value"));
+    fs::write(&file, &value).unwrap();
+    let from_stdin = |store: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        command.env("LARDER_STORAGE_PATH", store).args(["set", "dir/key"]);
+        command.stdin(fs::File::open(&file).unwrap()).output().unwrap()
+    };
+    let whole = |store: &Store| {
+        store.set("dir/key", &value).unwrap();
+        store.set("dir/key", &value).unwrap();
+    };
+    let store = mounted.store();
+    whole(&Store::connect(&store).unwrap());
+    let refused = from_stdin(&store);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(stderr(&refused).contains("size limit"), "{refused:?}");
+    assert!(fs::read(mounted.at("dir/key")).unwrap() == value);
+    mounted.umount();
+    let opened = Store::open(&store).unwrap();
+    whole(&opened);
+    opened.close().unwrap();
+    let taken = from_stdin(&store);
+    assert_eq!(taken.status.code(), Some(0), "{taken:?}");
+}
+
+#[test]
 fn keys_leave_out_what_lies_deeper_than_a_key_can_be_long() {
     let Some(mut mounted) = Mounted::with(&["--cache-size-limit", "8MiB"]) else {
         return;

@@ -273,10 +273,10 @@ impl Volume {
     pub(super) fn evict_down(&self, keep: usize) -> Result<Aligned> {
         let goal = self.marks().map(|marks| marks.low);
         let mut aligned = Aligned { goal, ..Aligned::default() };
-        // What is dead already goes first.
-        self.clear_out()?;
         loop {
             let mut evictor = self.evicting.lock();
+            // What is dead already goes first.
+            self.clear_out()?;
             aligned.used = self.used();
             while aligned.excess() > 0 && self.compact_for_room()? {
                 aligned.used = self.used();
@@ -291,7 +291,6 @@ impl Volume {
             if evicted == 0 {
                 return Ok(aligned);
             }
-            self.clear_out()?;
             MutexGuard::unlock_fair(evictor);
         }
     }
@@ -302,17 +301,19 @@ impl Volume {
             return Ok(());
         }
         let mut evictor = self.evicting.lock();
-        // Another may have been at it meanwhile.
-        while !has_room()? {
+        loop {
+            // What another has evicted meanwhile makes room once it is given back.
+            self.clear_out()?;
+            if has_room()? {
+                return Ok(());
+            }
             if self.compact_for_room()? {
                 continue;
             }
             if self.evict_turn(&mut evictor, self.lacking(bytes), 0)?.0 == 0 {
                 return Ok(());
             }
-            self.clear_out()?;
         }
-        Ok(())
     }
 
     /// Bytes that are to go where so many cannot be reserved: what is missing, and some for those who come next.
@@ -349,8 +350,7 @@ impl Volume {
     }
 
     /// Evicts keys that take at least so many bytes on the disk, as far as there are more than `keep`, or as many as go in [`TURN`].
-    /// Returns how many went, and their bytes. Whoever holds the evictor gives their room back before another has it: he would evict
-    /// as much again.
+    /// Returns how many went, and their bytes: room that [`Volume::clear_out`] gives back.
     pub(super) fn evict_turn(&self, evictor: &mut Evictor, wanted: u64, keep: usize) -> Result<(u64, u64)> {
         let begun = Instant::now();
         let (mut evicted, mut bytes, mut failures) = (0, 0, 0);

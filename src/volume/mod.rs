@@ -267,7 +267,7 @@ impl Volume {
         if self.segments.reserved() >= need { Ok(()) } else { Err(Pause::Wait(Need::Disk(need))) }
     }
 
-    /// Reserves room on the disk, so that at least `bytes` are reserved in all.
+    /// Reserves room on the disk, so that at least `bytes` are reserved in all; or has made a new attempt worth while.
     fn reserve(&self, bytes: u64) -> Result<()> {
         let missing = |all: u64| match all.saturating_sub(self.segments.reserved()) {
             0 => Ok(()),
@@ -285,13 +285,10 @@ impl Volume {
             Err(error) => Err(error),
         };
         // No key goes for want of room that only waits for a copy.
-        let clearing: [&dyn Fn() -> Result<()>; 6] = [
+        let clearing: [&dyn Fn() -> Result<()>; 4] = [
             &|| self.clear_out(),
             &|| self.compact(),
             &|| if self.give_up_copy() { self.commit_now() } else { Ok(()) },
-            &|| self.evict_for(bytes, has_room),
-            // What has just been written can go once it is stored.
-            &|| if self.evicts() { self.flush_all() } else { Ok(()) },
             &|| self.evict_for(bytes, has_room),
         ];
         self.bound_segments();
@@ -306,6 +303,10 @@ impl Volume {
                 }
                 had = missing(bytes);
             }
+        }
+        if matches!(had, Err(Error::NoSpace)) && self.evicts() && self.cache.dirty_bytes() > 0 {
+            // What has just been written can go once it is stored. Then nothing is reserved for it any longer: less is asked for.
+            return self.store_everything();
         }
         self.urge_eviction();
         had

@@ -277,17 +277,17 @@ impl Volume {
     /// Makes everything durable. Waits.
     pub fn sync(&self) -> Result<()> {
         self.check_writable()?;
-        self.flush_all()?;
-        let dirty = self.tree.lock().dirty_inodes();
-        for ino in dirty {
-            self.record_inode(ino)?;
-        }
+        self.store_everything()?;
         self.make_durable(self.engine.last_seq())
     }
 
-    /// Stores all that is unflushed.
-    pub(super) fn flush_all(&self) -> Result<()> {
-        self.cache.dirty_files().into_iter().try_for_each(|ino| self.flush_file(ino))
+    /// Stores all that is unflushed, content and inodes; not durably.
+    pub(super) fn store_everything(&self) -> Result<()> {
+        for ino in self.cache.dirty_files() {
+            self.flush_file(ino)?;
+        }
+        let dirty = self.tree.lock().dirty_inodes();
+        dirty.into_iter().try_for_each(|ino| self.record_inode(ino))
     }
 
     /// Makes all batches up to `upto` durable, with the frames that they name.
