@@ -383,6 +383,9 @@ impl Volume {
         for ino in draft.unlinked {
             // A directory is emptied at once, whoever holds it: nothing can be put into it or found there any longer.
             let full = tree.peek(ino).is_some_and(|inode| inode.is_dir() && inode.rec.size > 0);
+            if full {
+                tree.emptying.insert(ino);
+            }
             if tree.refs.held(ino) && !full {
                 tree.unlinked.insert(ino);
             } else {

@@ -347,6 +347,9 @@ impl Volume {
                 }
                 let found = (inode.version, inode.rec.clone());
                 let full = inode.is_dir() && inode.rec.size > 0;
+                if !full {
+                    tree.emptying.remove(&ino);
+                }
                 if held && !full {
                     tree.unlinked.insert(ino);
                     return Ok(None);

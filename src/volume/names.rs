@@ -26,7 +26,7 @@ impl Volume {
         let now = tree.now(&self.clock);
         let ino = match name {
             b"." => dir,
-            b".." => parent_of(&mut tree, dir)?,
+            b".." => tree.parent_of(dir)?,
             _ if tree.get(dir)?.is_removed_dir() => {
                 drop(tree);
                 // Who remembers that it is not there would remember the directory for it, and all above.
@@ -84,7 +84,7 @@ impl Volume {
         let mut visited = false;
         if after < COOKIE_DOTDOT {
             let parent = match tree.directory(dir) {
-                Ok(_) => parent_of(&mut tree, dir)?,
+                Ok(_) => tree.parent_of(dir)?,
                 Err(Pause::Fail(Error::NotFound)) => return Ok(()),
                 Err(pause) => return Err(pause),
             };
@@ -384,6 +384,8 @@ impl Volume {
         check_name(new_name)?;
         let mut tree = self.tree.lock();
         let now = tree.now(&self.clock);
+        tree.directory(dir)?;
+        tree.directory(new_dir)?;
         let source = tree.find(dir, name)?.ok_or(Error::NotFound)?;
         let target = tree.find(new_dir, new_name)?;
         match (how, &target) {
@@ -591,17 +593,9 @@ fn check_outside(tree: &mut Tree, moved: Ino, into: Ino) -> Step<()> {
         if at == moved {
             return Err(Error::Invalid("a directory cannot be moved below itself".into()).into());
         }
-        at = parent_of(tree, at)?;
+        at = tree.parent_of(at)?;
     }
     Ok(())
-}
-
-/// The directory that a directory is in; of the root, the root.
-fn parent_of(tree: &mut Tree, dir: Ino) -> Step<Ino> {
-    match &tree.get(dir)?.rec.links {
-        Links::One { parent, .. } => Ok(*parent),
-        Links::Many => Ok(ROOT),
-    }
 }
 
 /// The first inode of a new store.

@@ -602,6 +602,42 @@ fn a_directory_that_expired_under_a_program_takes_nothing_in_any_longer() {
 }
 
 #[test]
+fn below_a_directory_that_was_removed_with_its_tree_nothing_can_be_made_or_saved_any_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    let mkdir = |dir, name: &[u8]| volume.run(|v| v.mkdir(&ROOTS, dir, name, 0o755)).unwrap().attr.ino;
+    let other = mkdir(ROOT, b"other");
+    let top = mkdir(ROOT, b"top");
+    let below = mkdir(mkdir(top, b"middle"), b"below");
+    let file = volume.run(|v| v.mknod(&ROOTS, below, b"file", 0o644, 0)).unwrap().attr.ino;
+    write(&volume, file, 0, b"kept open");
+    // What is in the tree is there until it is emptied.
+    let reclaiming = volume.reclaiming.lock();
+    volume.apply(&ROOTS, &[Change { path: b"top", to: To::Nothing { tree: true } }], false).unwrap();
+    let outside = make(&volume, "outside");
+    let refused = [
+        ("create", volume.run(|v| v.mknod(&ROOTS, below, b"new", 0o644, 0)).map(drop)),
+        ("mkdir", volume.run(|v| v.mkdir(&ROOTS, below, b"new", 0o755)).map(drop)),
+        ("symlink", volume.run(|v| v.symlink(&ROOTS, below, b"new", b"file")).map(drop)),
+        ("link", volume.run(|v| v.link(outside, below, b"new")).map(drop)),
+        ("rename into", volume.run(|v| v.rename(ROOT, b"outside", below, b"new", Rename::Replace)).map(drop)),
+        ("rename out", volume.run(|v| v.rename(below, b"file", other, b"saved", Rename::Replace)).map(drop)),
+    ];
+    for (what, result) in refused {
+        assert!(matches!(result, Err(Error::NotFound)), "{what}: {result:?}");
+    }
+    make(&volume, "unrelated");
+    volume.run(|v| v.mkdir(&ROOTS, other, b"fine", 0o755)).unwrap();
+    drop(reclaiming);
+    volume.reclaim().unwrap();
+    assert!(volume.tree.lock().emptying.is_empty());
+    let made = volume.run(|v| v.mknod(&ROOTS, below, b"new", 0o644, 0));
+    assert!(matches!(made, Err(Error::NotFound)), "{made:?}");
+    assert_eq!(read(&volume, file, 0, 100), b"kept open");
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_reservation_that_cannot_be_met_takes_nothing_from_who_else_uses_the_disk() {
     let disk = FaultyDisk::new(1);
     disk.set_capacity(200 << 20);

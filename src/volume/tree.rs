@@ -18,7 +18,7 @@ use crate::error::Error;
 pub(super) use crate::format::name_hash as hash_of;
 use crate::format::{
     CounterRecord, Dentry, Extent, Ino, InodeRecord, Key, Kind, Links, NAME_MAX, Name, PageNo, PageRecord,
-    SLOT_BITS, SegmentId, UseRecord,
+    ROOT, SLOT_BITS, SegmentId, UseRecord,
 };
 use crate::queue::Queue;
 
@@ -289,6 +289,8 @@ pub(super) struct Tree {
     pub unlinked: HashSet<Ino>,
     /// Unlinked inodes that nobody refers to any longer.
     pub orphans: Vec<Ino>,
+    /// Removed directories whose entries are yet to be removed: what is below them is in the tree no longer.
+    pub emptying: HashSet<Ino>,
     /// Inodes of which the kernel was asked to give its references back.
     pub awaited: HashSet<Ino>,
     /// Extents that nothing refers to once the batches so far are durable.
@@ -319,6 +321,7 @@ impl Tree {
             live: HashMap::new(),
             unlinked: HashSet::new(),
             orphans: Vec::new(),
+            emptying: HashSet::new(),
             awaited: HashSet::new(),
             freed: Vec::new(),
             dead: 0,
@@ -404,11 +407,26 @@ impl Tree {
         }
     }
 
-    /// A directory in memory.
+    /// A directory in memory. Errors: `NotFound`, when it or one above it was removed.
     pub fn directory(&mut self, ino: Ino) -> Step<&mut Inode> {
+        let mut above = ino;
+        while !self.emptying.is_empty() && above != ROOT {
+            if self.emptying.contains(&above) {
+                return Err(Error::NotFound.into());
+            }
+            above = self.parent_of(above)?;
+        }
         let inode = self.get(ino)?;
         inode.check_directory()?;
         Ok(inode)
+    }
+
+    /// The directory that a directory is in; of the root, the root.
+    pub fn parent_of(&mut self, dir: Ino) -> Step<Ino> {
+        match &self.get(dir)?.rec.links {
+            Links::One { parent, .. } => Ok(*parent),
+            Links::Many => Ok(ROOT),
+        }
     }
 
     /// A regular file in memory.
