@@ -153,6 +153,8 @@ fn rm_removes_keys_and_directories_when_told() {
         let refused = shell.run(&["rm", "-r", "a/"], b"");
         assert_eq!(refused.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&refused.stderr).contains("ends with `/`"), "{refused:?}");
+        let refused = shell.run(&["rm", "a"], b"");
+        assert!(stderr(&refused).contains("larder: a: it is a directory; -r"), "{refused:?}");
         shell.ends(0, &["rm", "-r", "a"], b"");
         assert_eq!(shell.text(&["ls"]), "");
         shell.ends(1, &["exists", "a"], b"");
@@ -333,6 +335,8 @@ fn marks_are_set_shown_and_taken_back_and_a_store_without_a_limit_is_aligned_alr
         shell.ends(0, &["mark", "a", "--default-ttl", "2h"], b"");
         shell.ends(2, &["mark", "a/b", "--default-ttl", "2h"], b"");
         shell.ends(2, &["mark", "a", "--default-ttl", "soon"], b"");
+        let refused = shell.run(&["mark", "--default-ttl", "0"], b"");
+        assert!(refused.status.code() == Some(2) && !stderr(&refused).contains(": :"), "{refused:?}");
         assert_eq!(shell.json(&["mark", "a"]).remove(0)["default_ttl"], "7200");
         shell.ends(0, &["set", "a/c"], b"x");
         assert!(shell.json(&["stat", "a/c", "--json"]).remove(0)["expires"].is_string());

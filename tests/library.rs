@@ -134,7 +134,7 @@ fn malformed_keys_are_refused_by_kind_and_change_nothing() {
         let store = trial.store();
         let long = format!("a/{}/b", "x".repeat(256));
         let longer = "abcdefg/".repeat(600) + "h";
-        let wrong: [&[u8]; 12] = [
+        let wrong: [&[u8]; 13] = [
             b"",
             b"/",
             b"/a",
@@ -146,6 +146,7 @@ fn malformed_keys_are_refused_by_kind_and_change_nothing() {
             b"a/./b",
             b"a\0b",
             b".larder/stats",
+            b"a/.larder-new-1",
             longer.as_bytes(),
         ];
         for key in wrong {
@@ -767,6 +768,11 @@ fn what_is_no_request_of_the_library_is_refused_and_harms_nothing() {
         let answer = ask(&[&[0][..], &body].concat());
         assert_eq!(answer["errno"], libc::EINVAL, "{len}: {answer}");
     }
+    // A path means nothing to a daemon, whose directory is `/`.
+    let request = larder::control::Request::Backup { body: 8 };
+    let refused = larder::control::ask_with(&mounted.store(), request, b"relative").unwrap_err();
+    assert!(refused.to_string().contains("absolute"), "{refused}");
+    assert!(!std::path::Path::new("/relative").exists());
     // A length that no memory holds.
     let answer = ask(&[0, 253, 255, 255, 255, 255, 255, 255, 255, 127]);
     assert_eq!(answer["errno"], libc::EINVAL, "{answer}");

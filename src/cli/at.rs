@@ -108,6 +108,8 @@ pub fn failed(key: &OsStr, error: &Error) -> u8 {
     match error {
         // These name the key or the store themselves.
         Error::Key { .. } | Error::Store { .. } | Error::InUse(_) => complain!("larder: {error}"),
+        // The whole store.
+        _ if key.is_empty() => complain!("larder: {error}"),
         Error::NotFound => complain!("larder: {}: no such key", shown(key.as_bytes())),
         _ => complain!("larder: {}: {error}", shown(key.as_bytes())),
     }

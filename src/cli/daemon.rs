@@ -155,6 +155,9 @@ fn handle(
         Request::Sync => volume.sync().map(|()| serde_json::Value::Null),
         Request::Backup { .. } => {
             let dest = Path::new(std::ffi::OsStr::from_bytes(&client.body));
+            if dest.is_relative() {
+                return Err(Error::Config("backup: an absolute path is expected".to_owned()));
+            }
             let outcome = back_up(volume, Arc::new(RealDisk), dest, &tell(client));
             if let Err(error) = &outcome {
                 log::warn!("the backup to {}: {error}", dest.display());

@@ -36,6 +36,10 @@ impl Rm {
             match removed {
                 Ok(there) if there || self.force => {}
                 Ok(_) => code = code.max(failed(key, &Error::NotFound)),
+                Err(Error::IsADirectory) => {
+                    let why = "it is a directory; -r removes it with all that is in it";
+                    code = code.max(failed(key, &Error::Invalid(why.to_owned())));
+                }
                 Err(error) => code = code.max(failed(key, &error)),
             }
         }
