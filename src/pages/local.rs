@@ -355,7 +355,7 @@ impl Segments for LocalSegments {
         self.files.read_ahead(segment, &file, offset, len);
         let mut bytes = vec![0; len as usize];
         let read = file.read_at(&mut bytes, u64::from(offset));
-        match read.map_err(Error::io(format!("reading {}", self.files.name(segment))))? {
+        match read.map_err(|error| Error::io(format!("reading {}", self.files.name(segment)))(error))? {
             got if got == bytes.len() => Ok(bytes),
             got => Err(damaged(format!("it ends at {}, before byte {end}", u64::from(offset) + got as u64))),
         }
@@ -405,8 +405,9 @@ impl Segments for LocalSegments {
             return Ok(()); // The whole segment has gone already.
         }
         let file = self.files.get(extent.segment, open)?;
+        let name = || self.files.name(extent.segment);
         file.punch(start, end - start)
-            .map_err(Error::io(format!("freeing room in {}", self.files.name(extent.segment))))?;
+            .map_err(|error| Error::io(format!("freeing room in {}", name()))(error))?;
         self.gave_back(extent.segment, end - start);
         Ok(())
     }
