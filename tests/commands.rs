@@ -591,6 +591,30 @@ fn a_file_is_written_whole_or_left_as_it_was_also_when_it_is_what_is_read() {
 }
 
 #[test]
+fn a_store_that_may_not_be_looked_into_is_told_as_such() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: not root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
+    shell.ends(0, &["set", "key", "--create", "--value", "secret"], b"");
+    let program = dir.path().join("larder");
+    std::fs::copy(env!("CARGO_BIN_EXE_larder"), &program).unwrap();
+    const NOBODY: u32 = 65_534;
+    for arguments in [&["get", "key"][..], &["config"], &["status", shell.store.to_str().unwrap()], &["ls"]] {
+        let mut command = Command::new(&program);
+        command.env_remove("LARDER_LOG").env("LARDER_STORAGE_PATH", &shell.store).args(arguments);
+        std::os::unix::process::CommandExt::uid(command.current_dir("/"), NOBODY);
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        let said = stderr(&output);
+        assert!(said.contains("Permission denied") && said.contains("store"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn a_store_that_a_command_makes_is_its_owners_alone() {
     let dir = tempfile::tempdir().unwrap();
     let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };

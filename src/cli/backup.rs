@@ -8,6 +8,7 @@ use larder::backup::{Outcome, Progress, back_up};
 use larder::clock::Clock;
 use larder::control::{Request, ask_watching};
 use larder::error::{Error, Result};
+use larder::format::files::is_store;
 use larder::io::RealDisk;
 use larder::mount::session;
 use larder::volume::Volume;
@@ -108,7 +109,7 @@ pub fn print(outcome: &Outcome, json: bool, done: &str) -> Result<u8> {
 
 /// Opens a store that is not mounted.
 fn open(store: &Path) -> Result<Arc<Volume>> {
-    if !store.join("FORMAT").exists() {
+    if !is_store(store)? {
         return Err(Error::store(store, "there is no store here"));
     }
     Volume::open(super::settings_of(store)?, Arc::new(RealDisk), Clock::System)

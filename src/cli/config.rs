@@ -5,6 +5,7 @@ use std::path::Path;
 use larder::config::{CHANGEABLE, FILE_NAME, NAMES, Settings};
 use larder::control::{Request, ask_with};
 use larder::error::{Error, Result};
+use larder::format::files::is_store;
 use larder::mount::table;
 use serde_json::json;
 use toml_edit::DocumentMut;
@@ -39,7 +40,7 @@ impl Config {
     pub fn run(self) -> Result<u8> {
         let path = self.at.path()?;
         let (store, point) = table::find(&path)?;
-        if !store.join("FORMAT").exists() {
+        if !is_store(&store)? {
             return Err(Error::store(&path, "neither a store nor a mount point"));
         }
         let effective = || {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use larder::control::{Request, ask};
 use larder::error::{Error, Result};
+use larder::format::files::is_store;
 use larder::mount::{session, table};
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ impl Status {
         super::for_each(self.path.is_some(), stores, |store| {
             let figures = match ask(store, Request::Status) {
                 Ok(figures) => figures,
-                Err(Error::NotFound) if larder_store(store) => json!({"mountpoint": null}),
+                Err(Error::NotFound) if is_store(store)? => json!({"mountpoint": null}),
                 Err(Error::NotFound) => {
                     return Err(Error::store(store, "neither a store nor a mount point"));
                 }
@@ -53,10 +54,6 @@ impl Status {
             Ok(())
         })
     }
-}
-
-fn larder_store(path: &Path) -> bool {
-    path.join("FORMAT").exists()
 }
 
 fn print(store: &Path, figures: &Value) -> Result<()> {

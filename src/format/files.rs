@@ -32,6 +32,11 @@ pub fn is_of_store(name: &str) -> bool {
     FILES.contains(&name) || name.strip_suffix(".old") == Some(LOG)
 }
 
+/// Whether there is a store in this directory. Errors: `Store`, when that cannot be seen.
+pub fn is_store(dir: &Path) -> Result<bool> {
+    dir.join("FORMAT").try_exists().map_err(|error| Error::store(dir, error.to_string()))
+}
+
 /// Refuses a store that is not whole yet; `there` is what its directory has.
 pub fn refuse_unrestored(dir: &Path, there: &[PathBuf]) -> Result<()> {
     let begun = |path: &PathBuf| path.file_stem().is_some_and(|name| name == RESTORING);

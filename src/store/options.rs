@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{FILE_NAME, NEW_FILE, Settings};
 use crate::error::{Error, Result};
 use crate::format::Codec;
+use crate::format::files::is_store;
 use crate::io::{Io, RealDisk};
 use crate::volume::{self, NewFile, Volume};
 
@@ -187,7 +188,7 @@ impl Options {
         let path = path.as_ref();
         let dir = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
         let dir = dir.map_err(Error::io(format!("finding {}", path.display())))?;
-        if !self.create && !dir.join("FORMAT").exists() {
+        if !self.create && !is_store(&dir)? {
             return Err(Error::store(path, "there is no store here"));
         }
         let file = Settings::read_file(&dir)?;
