@@ -10,8 +10,8 @@ use super::progress::watching;
 ///
 /// What may be evicted is said by larder mark, or the attribute user.larder.evictable; what goes first by
 /// cache-eviction-policy. What has expired or is removed goes before. All of that happens by itself while the store is
-/// mounted, from 1/16 of storage-size-limit below it on, 16 MiB at least. Exit status 1: it still takes more than it should, since
-/// nothing more may be evicted.
+/// mounted, from 1/16 of storage-size-limit below it on, 16 MiB at least, of a small limit 1/8. Exit status 1: it still takes more than
+/// it should, since nothing more may be evicted; never with --dry-run.
 #[derive(clap::Args)]
 #[command(after_help = EXIT)]
 pub struct Align {

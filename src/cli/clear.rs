@@ -23,7 +23,7 @@ pub struct Clear {
     /// Say how many keys there are, and remove none
     #[arg(long)]
     dry_run: bool,
-    /// As a JSON object
+    /// With --dry-run, as a JSON object
     #[arg(long, requires = "dry_run")]
     json: bool,
 }

@@ -323,7 +323,7 @@ impl Volume {
             }
             for ino in orphans {
                 match self.reclaim_one(ino) {
-                    Ok(()) | Err(Error::Stale) => {}
+                    Ok(()) | Err(Error::Stale) => _ = self.tree.lock().emptying.remove(&ino),
                     // One that cannot be reclaimed keeps no other.
                     Err(error) => {
                         failed.push(ino);
@@ -347,9 +347,6 @@ impl Volume {
                 }
                 let found = (inode.version, inode.rec.clone());
                 let full = inode.is_dir() && inode.rec.size > 0;
-                if !full {
-                    tree.emptying.remove(&ino);
-                }
                 if held && !full {
                     tree.unlinked.insert(ino);
                     return Ok(None);

@@ -405,11 +405,12 @@ impl Volume {
     pub fn statfs(&self, ino: Ino) -> Step<StatFs> {
         let dir = &self.settings.storage_path;
         let room = self.io.room(dir).map_err(Error::io(format!("{}: statfs", dir.display())))?;
-        let (counters, quota) = {
+        let (counters, dead, quota) = {
             let mut tree = self.tree.lock();
-            (tree.counters, self.quota_at(&mut tree, ino)?)
+            (tree.counters, tree.dead, self.quota_at(&mut tree, ino)?)
         };
-        let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
+        // Who writes gets what is reserved, and has what is dead given back.
+        let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes()) + dead;
         let (total, free) = match self.limits.storage() {
             Some(limit) => {
                 let used = self.segments.allocated() + self.catalog_share(limit);

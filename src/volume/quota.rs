@@ -239,7 +239,7 @@ impl Tree {
 }
 
 impl Volume {
-    /// Refuses `more` bytes where a limit leaves no room for them. Where that depends on how well what waits for write-back
+    /// Refuses `more` bytes where a limit leaves no room for them. What was removed with its directory has to be gone first. Where that depends on how well what waits for write-back
     /// compresses, that has to be written first. Whoever `paid` has paid already, with all above it.
     pub(super) fn check_quota(&self, tree: &Tree, payer: Payer, paid: Payer, more: u64) -> Step<()> {
         for dir in tree.quotas.chain(payer) {
@@ -248,7 +248,10 @@ impl Volume {
             }
             let Some(Quota { limit: Some(limit), used, .. }) = tree.quotas.quotas.get(&dir) else { continue };
             let Some(left) = limit.checked_sub(used.saturating_add(more)) else {
-                return Err(Error::QuotaExceeded.into());
+                return Err(match tree.emptying.is_empty() {
+                    true => Error::QuotaExceeded.into(),
+                    false => Pause::Wait(Need::Emptied),
+                });
             };
             // Nearly always all that waits anywhere fits.
             if self.cache.dirty_bytes() > left && self.waiting(tree, dir) > left {

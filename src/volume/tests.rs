@@ -638,6 +638,29 @@ fn below_a_directory_that_was_removed_with_its_tree_nothing_can_be_made_or_saved
 }
 
 #[test]
+fn what_was_deleted_is_told_to_be_free_before_its_room_is_given_back() {
+    const LIMIT: u64 = 64 << 20;
+    const LEN: usize = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let settings =
+        Settings { storage_size_limit: Some(LIMIT), commit_interval: hour, ..settings(dir.path()) };
+    let volume = Volume::open(settings, Arc::new(RealDisk), Clock::System).unwrap();
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, &noise(1, LEN));
+    volume.fsync(ino, false).unwrap();
+    let free = || volume.run(|v| v.statfs(ROOT)).unwrap().free;
+    let before = free();
+    volume.run(|v| v.unlink(ROOT, b"file")).unwrap();
+    volume.forget(ino, 1);
+    volume.reclaim().unwrap();
+    assert!(volume.tree.lock().dead > 0, "nothing is given back yet");
+    let gained = free() - before;
+    assert!((LEN as u64 * 9 / 10..LEN as u64 * 11 / 10).contains(&gained), "{gained}");
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_reservation_that_cannot_be_met_takes_nothing_from_who_else_uses_the_disk() {
     let disk = FaultyDisk::new(1);
     disk.set_capacity(200 << 20);

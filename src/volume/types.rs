@@ -53,6 +53,8 @@ pub enum Need {
     Stored(Ino),
     /// What is below a directory counted, as it gets a limit.
     Quota(Ino),
+    /// The directories that were removed with their trees emptied.
+    Emptied,
 }
 
 /// Who asks.

@@ -235,6 +235,26 @@ fn a_limit_goes_with_its_directory_and_what_was_in_it_counts_until_it_is_removed
 }
 
 #[test]
+fn who_finds_a_limit_reached_waits_for_what_was_removed_with_its_directory() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let a = dir(&volume, ROOT, "a");
+    let below = dir(&volume, a, "below");
+    limit(&volume, a, "1MiB").unwrap();
+    filled(&volume, below, "file", 700_000);
+    let other = file(&volume, a, "other");
+    let content = noise(7, 700_000);
+    let reclaiming = volume.reclaiming.lock();
+    volume.apply(&ROOTS, &[Change { path: b"a/below", to: To::Nothing { tree: true } }], false).unwrap();
+    let asked = volume.write(other, 0, &content, false);
+    assert!(matches!(asked, Err(Pause::Wait(Need::Emptied))), "{asked:?}");
+    drop(reclaiming);
+    try_write(&volume, other, 0, 700_000).unwrap();
+    assert!(matches!(try_write(&volume, other, 700_000, 400_000), Err(Error::QuotaExceeded)));
+    volume.close().unwrap();
+}
+
+#[test]
 fn a_batch_may_make_and_remove_a_directory_below_a_limit() {
     let store = tempfile::tempdir().unwrap();
     let volume = real(store.path());
