@@ -611,13 +611,23 @@ fn below_a_directory_that_was_removed_with_its_tree_nothing_can_be_made_or_saved
     let below = mkdir(mkdir(top, b"middle"), b"below");
     let file = volume.run(|v| v.mknod(&ROOTS, below, b"file", 0o644, 0)).unwrap().attr.ino;
     write(&volume, file, 0, b"kept open");
+    let remove = |path: &[u8]| {
+        volume.apply(&ROOTS, &[Change { path, to: To::Nothing { tree: true } }], false).unwrap();
+    };
+    // One whose parent has left for good.
+    let gone = mkdir(ROOT, b"gone");
+    let inner = mkdir(gone, b"inner");
+    remove(b"gone");
+    volume.forget(gone, 1);
+    volume.reclaim().unwrap();
     // What is in the tree is there until it is emptied.
     let reclaiming = volume.reclaiming.lock();
-    volume.apply(&ROOTS, &[Change { path: b"top", to: To::Nothing { tree: true } }], false).unwrap();
+    remove(b"top");
     let outside = make(&volume, "outside");
     let refused = [
         ("create", volume.run(|v| v.mknod(&ROOTS, below, b"new", 0o644, 0)).map(drop)),
         ("mkdir", volume.run(|v| v.mkdir(&ROOTS, below, b"new", 0o755)).map(drop)),
+        ("elsewhere", volume.run(|v| v.rename(ROOT, b"outside", inner, b"new", Rename::Replace)).map(drop)),
         ("symlink", volume.run(|v| v.symlink(&ROOTS, below, b"new", b"file")).map(drop)),
         ("link", volume.run(|v| v.link(outside, below, b"new")).map(drop)),
         ("rename into", volume.run(|v| v.rename(ROOT, b"outside", below, b"new", Rename::Replace)).map(drop)),

@@ -411,7 +411,8 @@ impl Tree {
     pub fn directory(&mut self, ino: Ino) -> Step<&mut Inode> {
         let mut above = ino;
         while !self.emptying.is_empty() && above != ROOT {
-            if self.emptying.contains(&above) {
+            // The parent of one that was removed may have left for good.
+            if self.emptying.contains(&above) || self.get(above)?.is_removed_dir() {
                 return Err(Error::NotFound.into());
             }
             above = self.parent_of(above)?;
