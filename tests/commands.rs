@@ -591,6 +591,22 @@ fn a_file_is_written_whole_or_left_as_it_was_also_when_it_is_what_is_read() {
 }
 
 #[test]
+fn a_file_is_no_store_and_is_told_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let shell = Shell { store: file.clone(), dir: dir.path().to_owned() };
+    for (arguments, why) in [
+        (&["status", file.to_str().unwrap()][..], "neither a store nor a mount point"),
+        (&["config"], "neither a store nor a mount point"),
+        (&["get", "key"], "there is no store here"),
+    ] {
+        let output = shell.run(arguments, b"");
+        assert!(!output.status.success() && stderr(&output).contains(why), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
 fn a_store_that_may_not_be_looked_into_is_told_as_such() {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: not root");
@@ -601,7 +617,7 @@ fn a_store_that_may_not_be_looked_into_is_told_as_such() {
     let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
     shell.ends(0, &["set", "key", "--create", "--value", "secret"], b"");
     let program = dir.path().join("larder");
-    std::fs::copy(env!("CARGO_BIN_EXE_larder"), &program).unwrap();
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_larder")).arg(&program).status().unwrap().success());
     const NOBODY: u32 = 65_534;
     for arguments in [&["get", "key"][..], &["config"], &["status", shell.store.to_str().unwrap()], &["ls"]] {
         let mut command = Command::new(&program);

@@ -34,7 +34,10 @@ pub fn is_of_store(name: &str) -> bool {
 
 /// Whether there is a store in this directory. Errors: `Store`, when that cannot be seen.
 pub fn is_store(dir: &Path) -> Result<bool> {
-    dir.join("FORMAT").try_exists().map_err(|error| Error::store(dir, error.to_string()))
+    match dir.join("FORMAT").try_exists() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+        there => there.map_err(|error| Error::store(dir, error.to_string())),
+    }
 }
 
 /// Refuses a store that is not whole yet; `there` is what its directory has.

@@ -253,9 +253,7 @@ impl Volume {
     fn would_evict(&self) -> Result<Aligned> {
         let mut evictor = self.evicting.lock();
         let goal = self.marks().map(|marks| marks.low);
-        // What is dead already goes first, as in [`Volume::evict_down`].
-        let dead = self.tree.lock().dead;
-        let mut aligned = Aligned { used: self.used().saturating_sub(dead), goal, ..Aligned::default() };
+        let mut aligned = Aligned { used: self.used(), goal, ..Aligned::default() };
         let excess = aligned.excess();
         if excess > 0 && self.evicts() {
             self.sample(&mut evictor)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
+
 use super::Volume;
 use super::draft::{Draft, bytes_of};
 use super::load::last_batch;
@@ -313,7 +315,7 @@ impl Volume {
 
     /// Reclaims unlinked inodes that nobody refers to any longer.
     pub(super) fn reclaim(&self) -> Result<()> {
-        let _reclaiming = self.reclaiming.lock();
+        let mut reclaiming = self.reclaiming.lock();
         let mut failed = Vec::new();
         let mut why = None;
         loop {
@@ -322,7 +324,7 @@ impl Volume {
                 break;
             }
             for ino in orphans {
-                match self.reclaim_one(ino) {
+                match self.reclaim_one(&mut reclaiming, ino) {
                     Ok(()) | Err(Error::Stale) => _ = self.tree.lock().emptying.remove(&ino),
                     // One that cannot be reclaimed keeps no other.
                     Err(error) => {
@@ -336,7 +338,25 @@ impl Volume {
         why.map_or(Ok(()), Err)
     }
 
-    fn reclaim_one(&self, ino: Ino) -> Result<()> {
+    /// Removes what was removed with its directory and still counts towards the limit of `dir`, ahead of all else. Errors:
+    /// `QuotaExceeded`, where something of it cannot be.
+    pub(super) fn empty_below(&self, dir: Ino) -> Result<()> {
+        let mut reclaiming = self.reclaiming.lock();
+        loop {
+            let Some(ino) = self.tree.lock().emptying_below(dir) else { return Ok(()) };
+            match self.reclaim_one(&mut reclaiming, ino) {
+                Ok(()) | Err(Error::Stale) => _ = self.tree.lock().emptying.remove(&ino),
+                Err(Error::Damaged(why)) => {
+                    log::warn!("what was removed still counts: {why}");
+                    return Err(Error::QuotaExceeded);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reclaims an unlinked inode, unless somebody refers to it. Others come in between the parts of a large directory.
+    fn reclaim_one(&self, reclaiming: &mut MutexGuard<'_, ()>, ino: Ino) -> Result<()> {
         loop {
             let state = self.run(|volume| {
                 let mut tree = volume.tree.lock();
@@ -356,6 +376,7 @@ impl Volume {
             let Some((version, rec)) = state else { return Ok(()) };
             if rec.kind() == Kind::Directory && rec.size > 0 {
                 self.empty_directory(ino)?;
+                MutexGuard::bump(reclaiming);
                 continue;
             }
             let end = PageNo(rec.size.div_ceil(rec.page_size()) as u32);

@@ -37,10 +37,7 @@ impl Volume {
             Need::Flushed(ino) => self.flush_file(ino),
             Need::Stored(dir) => self.store_waiting(dir),
             Need::Quota(dir) => self.begin_quota(dir),
-            Need::Emptied => self.reclaim().map_err(|error| {
-                log::warn!("what was removed still counts: {error}");
-                Error::QuotaExceeded
-            }),
+            Need::Emptied(dir) => self.empty_below(dir),
             Need::Expired(ino) => self.expire_first(ino),
             Need::Sweep => {
                 // Also when the janitor has put it off after a failure, which is the caller's then.

@@ -410,13 +410,14 @@ impl Volume {
             (tree.counters, tree.dead, self.quota_at(&mut tree, ino)?)
         };
         // Who writes gets what is reserved, and has what is dead given back.
-        let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes()) + dead;
+        let ahead = self.segments.reserved().saturating_sub(self.cache.dirty_bytes());
+        let available = room.available + dead;
         let (total, free) = match self.limits.storage() {
             Some(limit) => {
-                let used = self.segments.allocated() + self.catalog_share(limit);
-                (limit, (limit.saturating_sub(used)).min(room.available) + ahead)
+                let used = (self.segments.allocated() + self.catalog_share(limit)).saturating_sub(dead);
+                (limit, limit.saturating_sub(used).min(available) + ahead)
             }
-            None => (room.total, room.available + ahead),
+            None => (room.total, available + ahead),
         };
         let (total, free) = match quota {
             Some((limit, left)) => (limit.min(total), left.min(free)),

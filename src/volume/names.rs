@@ -287,6 +287,10 @@ impl Volume {
         if rec.nlink >= LINK_MAX {
             return Err(Error::TooManyLinks.into());
         }
+        // Nothing is saved from a tree that was removed.
+        if let Links::One { parent, .. } = rec.links {
+            tree.directory(parent)?;
+        }
         tree.directory(dir)?;
         if tree.payer_in(dir) != Some(tree.get(ino)?.payer) {
             return Err(Error::CrossesQuota.into());

@@ -19,7 +19,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Volume;
-use super::tree::Tree;
+use super::tree::{Inode, Tree};
 use super::types::{Need, Pause, Step};
 use crate::error::{Error, Result};
 use crate::format::{Ino, InodeRecord, Kind, Links, ROOT, Seq, decode, keys};
@@ -136,6 +136,12 @@ impl Tree {
         self.peek(dir).map(|inode| inode.payer)
     }
 
+    /// A removed directory with entries that count towards the limit of `dir`; one of which that is not known counts as such.
+    pub fn emptying_below(&self, dir: Ino) -> Option<Ino> {
+        let counts = |inode: &Inode| self.quotas.chain(inode.payer).any(|at| at == dir);
+        self.emptying.iter().copied().find(|ino| self.peek(*ino).is_none_or(counts))
+    }
+
     /// Who pays for an inode, which is in the directory `dir` where its record does not say; none where that is not in memory.
     pub fn payer_of(&self, rec: &InodeRecord, dir: Ino) -> Option<Payer> {
         match &rec.links {
@@ -239,8 +245,8 @@ impl Tree {
 }
 
 impl Volume {
-    /// Refuses `more` bytes where a limit leaves no room for them. What was removed with its directory has to be gone first. Where that depends on how well what waits for write-back
-    /// compresses, that has to be written first. Whoever `paid` has paid already, with all above it.
+    /// Refuses `more` bytes where a limit leaves no room for them. Where that depends on how well what waits for write-back
+    /// compresses, that has to be written first; what was removed there with its directory has to be gone. Whoever `paid` has paid already, with all above it.
     pub(super) fn check_quota(&self, tree: &Tree, payer: Payer, paid: Payer, more: u64) -> Step<()> {
         for dir in tree.quotas.chain(payer) {
             if tree.quotas.chain(paid).any(|paid| paid == dir) {
@@ -248,9 +254,9 @@ impl Volume {
             }
             let Some(Quota { limit: Some(limit), used, .. }) = tree.quotas.quotas.get(&dir) else { continue };
             let Some(left) = limit.checked_sub(used.saturating_add(more)) else {
-                return Err(match tree.emptying.is_empty() {
-                    true => Error::QuotaExceeded.into(),
-                    false => Pause::Wait(Need::Emptied),
+                return Err(match tree.emptying_below(dir) {
+                    None => Error::QuotaExceeded.into(),
+                    Some(_) => Pause::Wait(Need::Emptied(dir)),
                 });
             };
             // Nearly always all that waits anywhere fits.

@@ -6,7 +6,7 @@
 
 use super::Volume;
 use super::draft::{Draft, Recorded};
-use super::types::Pause;
+use super::types::{Need, Pause};
 use crate::error::Result;
 use crate::format::{Extent, Ino, PageNo, PageRecord, decode, keys};
 
@@ -75,6 +75,8 @@ impl Volume {
             match self.check_quota(&tree, payer, None, more) {
                 Ok(()) => {}
                 Err(Pause::Fail(error)) => return Err(error),
+                // Whoever copies instead waits without `owners`.
+                Err(Pause::Wait(Need::Emptied(_))) => return Ok(0),
                 Err(Pause::Wait(need)) => {
                     drop(tree);
                     self.satisfy(need)?;

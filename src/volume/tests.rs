@@ -630,6 +630,7 @@ fn below_a_directory_that_was_removed_with_its_tree_nothing_can_be_made_or_saved
         ("elsewhere", volume.run(|v| v.rename(ROOT, b"outside", inner, b"new", Rename::Replace)).map(drop)),
         ("symlink", volume.run(|v| v.symlink(&ROOTS, below, b"new", b"file")).map(drop)),
         ("link", volume.run(|v| v.link(outside, below, b"new")).map(drop)),
+        ("link out", volume.run(|v| v.link(file, other, b"saved")).map(drop)),
         ("rename into", volume.run(|v| v.rename(ROOT, b"outside", below, b"new", Rename::Replace)).map(drop)),
         ("rename out", volume.run(|v| v.rename(below, b"file", other, b"saved", Rename::Replace)).map(drop)),
     ];

@@ -53,8 +53,8 @@ pub enum Need {
     Stored(Ino),
     /// What is below a directory counted, as it gets a limit.
     Quota(Ino),
-    /// The directories that were removed with their trees emptied.
-    Emptied,
+    /// What was removed with its directory gone, as far as it counts towards the limit of this one.
+    Emptied(Ino),
 }
 
 /// Who asks.

@@ -244,10 +244,16 @@ fn who_finds_a_limit_reached_waits_for_what_was_removed_with_its_directory() {
     filled(&volume, below, "file", 700_000);
     let other = file(&volume, a, "other");
     let content = noise(7, 700_000);
+    // Of a second limit, where nothing was removed.
+    let b = dir(&volume, ROOT, "b");
+    limit(&volume, b, "1MiB").unwrap();
+    let full = filled(&volume, b, "full", 700_000);
+    assert!(used(&volume, a) > 600_000 && used(&volume, b) > 600_000, "all is stored");
     let reclaiming = volume.reclaiming.lock();
     volume.apply(&ROOTS, &[Change { path: b"a/below", to: To::Nothing { tree: true } }], false).unwrap();
     let asked = volume.write(other, 0, &content, false);
-    assert!(matches!(asked, Err(Pause::Wait(Need::Emptied))), "{asked:?}");
+    assert!(matches!(asked, Err(Pause::Wait(Need::Emptied(dir))) if dir == a), "{asked:?}");
+    assert!(matches!(try_write(&volume, full, 700_000, 400_000), Err(Error::QuotaExceeded)));
     drop(reclaiming);
     try_write(&volume, other, 0, 700_000).unwrap();
     assert!(matches!(try_write(&volume, other, 700_000, 400_000), Err(Error::QuotaExceeded)));
