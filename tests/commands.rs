@@ -412,6 +412,9 @@ fn a_key_set_by_command_is_a_file_and_a_file_is_a_key() {
     assert!(!there(&mounted.at("a/b")));
     let names: Vec<_> = std::fs::read_dir(mounted.at("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["c"], "nothing is left over");
+    std::fs::write(mounted.at("a/.larder-new-1"), "no key").unwrap();
+    assert_eq!(std::fs::read(mounted.at("a/.larder-new-1")).unwrap(), b"no key");
+    assert!(!shell.text(&["ls"]).contains(".larder-new-"));
 }
 
 #[test]

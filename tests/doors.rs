@@ -336,9 +336,9 @@ fn a_new_value_counts_beside_the_old_one_only_where_a_mount_takes_it_in_pieces()
     sys::setxattr(&mounted.at("dir"), b"user.larder.size-limit", b"300000", 0).unwrap();
     let (value, file) = (Random::of(1).bytes(200_000), mounted.beside("files").join("value"));
     fs::write(&file, &value).unwrap();
-    let from_stdin = |store: &Path| {
+    let in_pieces = |store: &Path, named: bool| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
-        command.env("LARDER_STORAGE_PATH", store).args(["set", "dir/key"]);
+        command.env("LARDER_STORAGE_PATH", store).args(["set", "dir/key"]).args(named.then_some(&file));
         command.stdin(fs::File::open(&file).unwrap()).output().unwrap()
     };
     let whole = |store: &Store| {
@@ -347,15 +347,17 @@ fn a_new_value_counts_beside_the_old_one_only_where_a_mount_takes_it_in_pieces()
     };
     let store = mounted.store();
     whole(&Store::connect(&store).unwrap());
-    let refused = from_stdin(&store);
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    assert!(stderr(&refused).contains("size limit"), "{refused:?}");
+    for named in [false, true] {
+        let refused = in_pieces(&store, named);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(stderr(&refused).contains("size limit"), "{refused:?}");
+    }
     assert!(fs::read(mounted.at("dir/key")).unwrap() == value);
     mounted.umount();
     let opened = Store::open(&store).unwrap();
     whole(&opened);
     opened.close().unwrap();
-    let taken = from_stdin(&store);
+    let taken = in_pieces(&store, false);
     assert_eq!(taken.status.code(), Some(0), "{taken:?}");
 }
 

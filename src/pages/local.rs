@@ -405,9 +405,10 @@ impl Segments for LocalSegments {
             return Ok(()); // The whole segment has gone already.
         }
         let file = self.files.get(extent.segment, open)?;
-        let name = || self.files.name(extent.segment);
-        file.punch(start, end - start)
-            .map_err(|error| Error::io(format!("freeing room in {}", name()))(error))?;
+        let freed = file.punch(start, end - start);
+        freed.map_err(|error| {
+            Error::io(format!("freeing room in {}", self.files.name(extent.segment)))(error)
+        })?;
         self.gave_back(extent.segment, end - start);
         Ok(())
     }

@@ -4,8 +4,9 @@
 use smallvec::SmallVec;
 
 use super::Volume;
+use super::entries::{Bucket, Entries, set_in_bucket};
 use super::listed::Listed;
-use super::tree::{Attributes, Bucket, Inode, Tree, hash_of, set_in_bucket};
+use super::tree::{Attributes, Inode, Tree, hash_of};
 use super::types::Step;
 use crate::cache::{Cache, PageId};
 use crate::catalog::Batch;
@@ -360,7 +361,7 @@ impl Volume {
                 inode.dirty = rides;
                 inode.xattrs = Some(attributes);
                 if inode.is_dir() {
-                    inode.entries = Some(Box::new(super::tree::Entries::empty()));
+                    inode.entries = Some(Box::new(Entries::empty()));
                 }
                 tree.insert(ino, inode);
             } else if let Some(inode) = tree.peek_mut(ino) {

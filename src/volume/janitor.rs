@@ -37,6 +37,15 @@ const SWEEP_BATCH: usize = 1024;
 /// Entries of an expired directory that are worked off at a time.
 const DETACH_BATCH: usize = 256;
 
+/// How much of an inode was reclaimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reclaimed {
+    /// All that can be for now.
+    All,
+    /// Some of a directory's entries.
+    Part,
+}
+
 impl Volume {
     /// The life of the janitor: sweeps what has expired, reclaims what is unlinked.
     pub(super) fn keep_house(&self) {
@@ -313,26 +322,24 @@ impl Volume {
         })
     }
 
-    /// Reclaims unlinked inodes that nobody refers to any longer.
+    /// Reclaims unlinked inodes that nobody refers to any longer. Others come in between: what is under way is in the list then,
+    /// so that whoever finds it empty has waited for all.
     pub(super) fn reclaim(&self) -> Result<()> {
         let mut reclaiming = self.reclaiming.lock();
         let mut failed = Vec::new();
         let mut why = None;
         loop {
-            let orphans = std::mem::take(&mut self.tree.lock().orphans);
-            if orphans.is_empty() {
-                break;
-            }
-            for ino in orphans {
-                match self.reclaim_one(&mut reclaiming, ino) {
-                    Ok(()) | Err(Error::Stale) => _ = self.tree.lock().emptying.remove(&ino),
-                    // One that cannot be reclaimed keeps no other.
-                    Err(error) => {
-                        failed.push(ino);
-                        why = Some(error);
-                    }
+            let Some(ino) = self.tree.lock().orphans.pop() else { break };
+            match self.reclaim_one(ino) {
+                Ok(Reclaimed::All) => {}
+                Ok(Reclaimed::Part) => self.tree.lock().orphans.push(ino),
+                // One that cannot be reclaimed keeps no other.
+                Err(error) => {
+                    failed.push(ino);
+                    why = Some(error);
                 }
             }
+            MutexGuard::bump(&mut reclaiming);
         }
         self.tree.lock().orphans.append(&mut failed);
         why.map_or(Ok(()), Err)
@@ -344,19 +351,32 @@ impl Volume {
         let mut reclaiming = self.reclaiming.lock();
         loop {
             let Some(ino) = self.tree.lock().emptying_below(dir) else { return Ok(()) };
-            match self.reclaim_one(&mut reclaiming, ino) {
-                Ok(()) | Err(Error::Stale) => _ = self.tree.lock().emptying.remove(&ino),
-                Err(Error::Damaged(why)) => {
+            self.reclaim_one(ino).map_err(|error| match error {
+                Error::Damaged(why) => {
                     log::warn!("what was removed still counts: {why}");
-                    return Err(Error::QuotaExceeded);
+                    Error::QuotaExceeded
                 }
-                Err(error) => return Err(error),
-            }
+                error => error,
+            })?;
+            MutexGuard::bump(&mut reclaiming);
         }
     }
 
-    /// Reclaims an unlinked inode, unless somebody refers to it. Others come in between the parts of a large directory.
-    fn reclaim_one(&self, reclaiming: &mut MutexGuard<'_, ()>, ino: Ino) -> Result<()> {
+    /// Reclaims an unlinked inode, or a part of it, unless somebody refers to it.
+    fn reclaim_one(&self, ino: Ino) -> Result<Reclaimed> {
+        let done = match self.reclaim_part(ino) {
+            // It has left already.
+            Err(Error::Stale) => Reclaimed::All,
+            done => done?,
+        };
+        if done == Reclaimed::All {
+            self.tree.lock().emptying.remove(&ino);
+        }
+        Ok(done)
+    }
+
+    /// [`Volume::reclaim_one`] of one that may have left already, which is `Stale`.
+    fn reclaim_part(&self, ino: Ino) -> Result<Reclaimed> {
         loop {
             let state = self.run(|volume| {
                 let mut tree = volume.tree.lock();
@@ -373,11 +393,9 @@ impl Volume {
                 }
                 Ok(Some(found))
             })?;
-            let Some((version, rec)) = state else { return Ok(()) };
+            let Some((version, rec)) = state else { return Ok(Reclaimed::All) };
             if rec.kind() == Kind::Directory && rec.size > 0 {
-                self.empty_directory(ino)?;
-                MutexGuard::bump(reclaiming);
-                continue;
+                return self.empty_directory(ino).map(|()| Reclaimed::Part);
             }
             let end = PageNo(rec.size.div_ceil(rec.page_size()) as u32);
             let from = last_batch(&rec, PageNo(0), end);
@@ -417,7 +435,7 @@ impl Volume {
                 Ok(from == PageNo(0))
             })?;
             if done {
-                return Ok(());
+                return Ok(Reclaimed::All);
             }
         }
     }

@@ -2,7 +2,8 @@
 //! lock while it does; what was changed in the meantime makes the result void, and the operation asks again.
 
 use super::Volume;
-use super::tree::{Extents, Window, cookie, cookie_hash, hash_of};
+use super::entries::{Window, cookie, cookie_hash};
+use super::tree::{Extents, hash_of};
 use super::types::{Need, Pause, Step};
 use crate::cache::Access;
 use crate::error::{Error, Result};

@@ -29,6 +29,7 @@ mod backup;
 mod chores;
 mod compact;
 mod draft;
+mod entries;
 mod evict;
 mod file;
 mod framed;

@@ -246,7 +246,8 @@ impl Tree {
 
 impl Volume {
     /// Refuses `more` bytes where a limit leaves no room for them. Where that depends on how well what waits for write-back
-    /// compresses, that has to be written first; what was removed there with its directory has to be gone. Whoever `paid` has paid already, with all above it.
+    /// compresses, that has to be written first; what was removed there with its directory has to be gone. Whoever `paid` has
+    /// paid already, with all above it.
     pub(super) fn check_quota(&self, tree: &Tree, payer: Payer, paid: Payer, more: u64) -> Step<()> {
         for dir in tree.quotas.chain(payer) {
             if tree.quotas.chain(paid).any(|paid| paid == dir) {

@@ -649,6 +649,31 @@ fn below_a_directory_that_was_removed_with_its_tree_nothing_can_be_made_or_saved
 }
 
 #[test]
+fn who_comes_while_others_reclaim_waits_until_all_is_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = real(dir.path());
+    for _ in 0..5 {
+        let top = volume.run(|v| v.mkdir(&ROOTS, ROOT, b"top", 0o755)).unwrap().attr.ino;
+        volume.forget(top, 1);
+        for n in 0..1000 {
+            let name = n.to_string();
+            let ino = volume.run(|v| v.mknod(&ROOTS, top, name.as_bytes(), 0o644, 0)).unwrap().attr.ino;
+            volume.forget(ino, 1);
+        }
+        volume.apply(&ROOTS, &[Change { path: b"top", to: To::Nothing { tree: true } }], false).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    volume.reclaim().unwrap();
+                    assert_eq!(volume.tree.lock().counters.inodes, 1, "the root alone is left");
+                });
+            }
+        });
+    }
+    volume.close().unwrap();
+}
+
+#[test]
 fn what_was_deleted_is_told_to_be_free_before_its_room_is_given_back() {
     const LIMIT: u64 = 64 << 20;
     const LEN: usize = 4 << 20;
