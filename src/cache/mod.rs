@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 
 use state::State;
 
@@ -52,6 +53,9 @@ pub struct PageId {
 
 /// What a page holds. Shared, so that it can be read and compressed outside of any lock.
 pub type Content = Arc<Vec<u8>>;
+
+/// The pages of new files, in order.
+pub type NewPages = SmallVec<[(PageId, Content); 1]>;
 
 /// Why a write cannot go on at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,16 +207,17 @@ impl Cache {
     }
 
     /// Takes in the content of new files, each with log2 of its page size: dirty, with nothing unjournalled, as the batch that makes
-    /// the files brings it as patch 0 of each page. Where that batch fails it has to be discarded. On `Err` there must be
+    /// the files brings it as patch 0 of each page, with the content that is returned. Where that batch fails it has to be discarded. On `Err` there must be
     /// room for so many bytes first ([`Cache::wait_for_room`]), and nothing has changed.
-    pub fn write_new(&self, files: &[(Ino, u8, &[u8])]) -> Result<(), usize> {
+    pub fn write_new(&self, files: &[(Ino, u8, &[u8])]) -> Result<NewPages, usize> {
         let mut state = self.state.lock();
-        let wake = state.write_new(files)? && state.due_waiters > 0;
+        let (pages, urgent) = state.write_new(files)?;
+        let wake = urgent && state.due_waiters > 0;
         drop(state);
         if wake {
             self.due.notify_one();
         }
-        Ok(())
+        Ok(pages)
     }
 
     /// Whether [`Cache::cut`] can cut a page now: it is in memory, or known to be absent, and there is room for what

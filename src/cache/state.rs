@@ -12,7 +12,7 @@ use super::changes::Changes;
 use super::dirty::{Dirty, Queues, grown, overwrite};
 use super::pagemap::PageMap;
 use super::second_chance::SecondChance;
-use super::{Access, Base, Content, Need, PageId};
+use super::{Access, Base, Content, Need, NewPages, PageId};
 use crate::format::{Ino, PageNo, Patch};
 
 /// Bytes that a page is charged with beside its buffer: its entries in the maps, lists and queues, of
@@ -325,7 +325,7 @@ impl State {
         Ok(filled || self.crossed(was_dirty))
     }
 
-    pub fn write_new(&mut self, files: &[(Ino, u8, &[u8])]) -> Result<Urgent, usize> {
+    pub fn write_new(&mut self, files: &[(Ino, u8, &[u8])]) -> Result<(NewPages, Urgent), usize> {
         let (was_dirty, rode_much) = (self.dirty, self.rides_much());
         let charged = |(_, shift, content): &(Ino, u8, &[u8])| {
             content.len() + content.len().div_ceil(1 << shift) * PAGE_OVERHEAD
@@ -333,15 +333,18 @@ impl State {
         let bytes = files.iter().map(charged).sum();
         self.admit(bytes, bytes).map_err(|_| bytes)?;
         let mut filled = false;
+        let mut pages = NewPages::new();
         for (ino, shift, content) in files {
             for (no, part) in (0..).map(PageNo).zip(content.chunks(1 << shift)) {
                 let (id, full) = (PageId { ino: *ino, no }, part.len() == 1 << shift);
                 let riding = if part.len() >= LARGE { part.len() } else { 0 };
-                self.put_dirty(id, Arc::new(part.to_vec()), Changes::default(), (0..1, riding), full);
+                let page = Arc::new(part.to_vec());
+                pages.push((id, page.clone()));
+                self.put_dirty(id, page, Changes::default(), (0..1, riding), full);
                 filled |= full;
             }
         }
-        Ok(filled || self.crossed(was_dirty) || !rode_much && self.rides_much())
+        Ok((pages, filled || self.crossed(was_dirty) || !rode_much && self.rides_much()))
     }
 
     pub fn may_cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {

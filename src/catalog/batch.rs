@@ -2,21 +2,35 @@
 //!
 //! Its changes lie one behind the other: a LEB128 number, twice the key's length plus one for a put; the key; for a put, the
 //! value's length as LEB128 and the value. Ahead of them is room for the header of the journal's record, so that a change is
-//! written once into one block of memory, and that block is what goes to the disk and waits for the table.
+//! written once into one block of memory, and that block is what goes to the disk.
+
+use std::sync::Arc;
 
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use super::journal::HEADER;
+use super::table::{HEAD, Put};
 use crate::format::encode_into;
 
 /// Bytes that the records of one changed file take, about, with room to encode the last of them.
 const ROOM: usize = 1024;
+
+/// Content of so many bytes and more is shared with whoever else holds it; of less a copy costs no more.
+const SHARED: usize = 256;
+
+/// Content that is held elsewhere, too, and where it lies: behind so many bytes.
+pub(super) type Placed = (usize, Arc<Vec<u8>>);
 
 /// Changes that happen together or not at all. A later change of a key in it wins.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Nothing, or the room for the header and the changes.
     bytes: Vec<u8>,
+    /// How many changes.
+    count: usize,
+    /// Content among `bytes` that the table need not copy, in order.
+    shared: SmallVec<[Placed; 1]>,
     /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
     /// what was accepted before.
     pub adds: bool,
@@ -29,11 +43,11 @@ impl Batch {
     /// A batch of the changes in a payload of the journal; none when its structure is impossible.
     pub(super) fn read(payload: &[u8]) -> Option<Batch> {
         let mut rest = Changes(payload);
-        rest.by_ref().for_each(drop);
+        let count = rest.by_ref().count();
         if !rest.0.is_empty() {
             return None;
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch { count, ..Batch::default() };
         if !payload.is_empty() {
             batch.bytes = [&[0; HEADER], payload].concat();
         }
@@ -42,7 +56,7 @@ impl Batch {
 
     /// An empty one in this memory.
     pub(super) fn within(bytes: Vec<u8>) -> Batch {
-        Batch { bytes, adds: false }
+        Batch { bytes, ..Batch::default() }
     }
 
     /// Sets a key.
@@ -55,6 +69,14 @@ impl Batch {
         self.begin(key.as_ref(), true);
         put_number(&mut self.bytes, value.iter().map(|part| part.len() as u64).sum());
         value.iter().for_each(|part| self.bytes.extend_from_slice(part));
+    }
+
+    /// Sets a key to a value that ends with this content. In memory the table takes part in holding it.
+    pub fn put_content(&mut self, key: impl AsRef<[u8]>, head: &[u8], content: &Arc<Vec<u8>>) {
+        self.put_parts(key, &[head, content]);
+        if content.len() >= SHARED && head.len() <= HEAD {
+            self.shared.push((self.bytes.len() - content.len(), content.clone()));
+        }
     }
 
     /// Sets a key to a record.
@@ -91,6 +113,7 @@ impl Batch {
             self.bytes.reserve(ROOM / 2);
             self.bytes.resize(HEADER, 0);
         }
+        self.count += 1;
         put_number(&mut self.bytes, (key.len() as u64) << 1 | u64::from(put));
         self.bytes.extend_from_slice(key);
     }
@@ -102,7 +125,12 @@ impl Batch {
 
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.changes().next().is_none()
+        self.count == 0
+    }
+
+    /// How many changes.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// Its changes, in order.
@@ -110,13 +138,41 @@ impl Batch {
         changes(self.bytes.get(HEADER..).unwrap_or_default())
     }
 
-    /// Room for the record's header, and the changes.
-    pub(super) fn into_bytes(mut self) -> Vec<u8> {
+    /// Its changes for the table, in order.
+    pub(super) fn puts(&self) -> impl Iterator<Item = (&[u8], Option<Put<'_>>)> {
+        joined(self.bytes.get(HEADER..).unwrap_or_default(), &[])
+    }
+
+    /// Room for the record's header and the changes, and what of that is shared content.
+    pub(super) fn into_parts(mut self) -> (Vec<u8>, SmallVec<[Placed; 1]>) {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);
         }
-        self.bytes
+        (self.bytes, self.shared)
     }
+}
+
+/// The changes in a payload from which shared content was taken out, and where that belongs.
+pub(super) fn joined<'a>(
+    payload: &'a [u8],
+    shared: &'a [Placed],
+) -> impl Iterator<Item = (&'a [u8], Option<Put<'a>>)> {
+    let (mut rest, mut shared) = (payload, shared.iter().peekable());
+    std::iter::from_fn(move || {
+        let tag = take_number(&mut rest)?;
+        let key = take(&mut rest, tag >> 1)?;
+        if tag & 1 == 0 {
+            return Some((key, None));
+        }
+        let length = take_number(&mut rest)?;
+        let begin = payload.len() - rest.len();
+        // The value's length counts the content, too.
+        let put = match shared.next_if(|(place, _)| (*place as u64) < begin as u64 + length) {
+            Some((place, content)) => Put::Content(take(&mut rest, (*place - begin) as u64)?, content),
+            None => Put::Bytes(take(&mut rest, length)?),
+        };
+        Some((key, Some(put)))
+    })
 }
 
 /// The changes in a payload, up to one whose structure is impossible.
@@ -192,7 +248,7 @@ mod tests {
             batch.put_record(b"record", &serde_bytes(&text(len)));
             batch.delete(text(len));
         }
-        let payload = batch.clone().into_bytes().split_off(HEADER);
+        let payload = batch.clone().into_parts().0.split_off(HEADER);
         for batch in [batch, Batch::read(&payload).unwrap()] {
             assert_eq!(batch.changes().count(), 36);
             let mut there = batch.changes();

@@ -379,7 +379,7 @@ pub(super) fn build_with(
                 && let Some((key, value)) = reader.entry().map_err(Filling::Other)?
             {
                 bytes += key.len() + value.len() + 64;
-                layer.insert(key.into(), Some(value.to_vec()));
+                layer.insert(key.into(), Some(value.to_vec().into()));
             }
             write(database, &vec![Arc::new(layer)], reach)?;
             if bytes < FILL {
@@ -447,7 +447,7 @@ fn write(database: &Database, layers: &Layers, reach: Reach) -> Result<(), redb:
         // In the order of keys: neighbours share pages.
         for (key, value) in merge(layers.iter().map(|layer| Layer::iter(layer))) {
             match value {
-                Some(value) => drop(catalog.insert(&key[..], value.as_slice())?),
+                Some(value) => drop(catalog.insert(&key[..], &*value.bytes())?),
                 None => drop(catalog.remove(&key[..])?),
             }
         }

@@ -9,6 +9,7 @@
 //! - `view` changes from "frozen table over old index" to "new index" in one step, so a reader that
 //!   copies its parts under the lock sees every batch once.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::commit::Commits;
 use super::index::{self, Index, Reach, Snapshot, draft_of};
 use super::journal::{self, Directory, GO_BACK, JournalFile, Writer};
 use super::reserve::Reserve;
-use super::table::{self, Layer, Layers, Table};
+use super::table::{self, Held, Layer, Layers, Table};
 use super::{Batch, CatalogStats, Engine, Value};
 use crate::error::{Error, Result};
 use crate::format::{Key, Seq};
@@ -178,7 +179,7 @@ impl LocalCatalog {
         }
         let mut table = Table::default();
         let mut replayed =
-            journal::replay(&current, reach.seq, salvage, verify, &mut |batch| table.apply(batch.changes()))?;
+            journal::replay(&current, reach.seq, salvage, verify, &mut |batch| table.apply(batch.puts()))?;
         if reach.file > 0 && !begins {
             let path = directory.path_of(reach.file);
             replayed.dropped.push(format!("{}: this file of the journal is missing", path.display()));
@@ -297,12 +298,10 @@ impl Inner {
         // What is taken and not in the table would be lost to the next checkpoint.
         let _alive = checkpoint::Alive(self);
         let taken = self.backlog.take();
-        for batch in &taken.batches {
-            view.table.apply(batch.changes());
-        }
-        self.backlog.recycle(taken.batches);
+        view.table.apply(taken.changes());
         view.seq = taken.last;
         let before = std::mem::replace(&mut view.counted, view.table.bytes()) + taken.bytes;
+        self.backlog.recycle(taken);
         // Wraps where that is less, as it should.
         self.active_bytes.fetch_add(view.counted.wrapping_sub(before), Relaxed);
     }
@@ -332,24 +331,24 @@ fn scan_merged(
 ) -> Result<()> {
     let within = |layer| table::within(layer, range);
     let mut above = table::merge(layers.iter().map(|layer: &Arc<Layer>| within(layer))).peekable();
-    let mut emit = |key: &[u8], value: &Option<Value>| value.as_ref().is_none_or(|value| visit(key, value));
+    let mut emit = |key: &[u8], value: Option<Cow<'_, [u8]>>| value.is_none_or(|value| visit(key, &value));
     for entry in index.range(range)? {
         let (key, value) = entry?;
         while let Some((above, value)) = above.next_if(|(above, _)| above[..] < key[..]) {
-            if !emit(above, value) {
+            if !emit(above, value.as_ref().map(Held::bytes)) {
                 return Ok(());
             }
         }
         let more = match above.next_if(|(above, _)| above[..] == key[..]) {
-            Some((above, value)) => emit(above, value),
-            None => emit(&key, &Some(value)),
+            Some((above, value)) => emit(above, value.as_ref().map(Held::bytes)),
+            None => emit(&key, Some(value.into())),
         };
         if !more {
             return Ok(());
         }
     }
     // `all` stops at the first that the visitor refuses.
-    above.all(|(key, value)| emit(key, value));
+    above.all(|(key, value)| emit(key, value.as_ref().map(Held::bytes)));
     Ok(())
 }
 
@@ -360,7 +359,7 @@ impl Engine for LocalCatalog {
                 let view = self.inner.whole_view();
                 let frozen = || table::find(view.frozen.as_deref().unwrap_or_default(), key);
                 if let Some(value) = view.table.get(key).or_else(frozen) {
-                    return Ok(value.clone());
+                    return Ok(value.as_ref().map(|value| value.bytes().into_owned()));
                 }
                 view.index.clone()
             };
@@ -407,9 +406,9 @@ impl Engine for LocalCatalog {
             inner.commits.check()?;
             return Ok(self.last_seq());
         }
-        let count = batch.changes().count();
+        let count = batch.count();
         let mut draft = journal::batch(batch)?;
-        let bytes = draft.memory() + count * table::OVERHEAD;
+        let bytes = draft.size() + count * table::OVERHEAD;
         let (seq, full, unprepared, behind) = {
             let mut writer = inner.writer.lock();
             let seq = inner.append(&mut writer, &mut draft)?;

@@ -4,16 +4,84 @@
 //! that is being written is set aside, shared, and what comes meanwhile goes into a new one above it.
 //! Once the last scan is over, the layer above is folded back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use super::{Change, Value};
+use super::Value;
 use crate::format::{Key, Short};
 
 /// Keys with their values; `None` hides what lies below.
-pub type Layer = BTreeMap<Short, Option<Value>>;
+pub type Layer = BTreeMap<Short, Option<Held>>;
+
+/// A value in the table.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// In memory of its own.
+    Bytes(Value),
+    /// These bytes and behind them content that others, such as the cache of pages, hold, too.
+    Content(Head, Arc<Vec<u8>>),
+}
+
+/// The most bytes of a [`Head`].
+pub(super) const HEAD: usize = 7;
+
+/// A few bytes, and how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Head([u8; HEAD], u8);
+
+impl Held {
+    fn len(&self) -> usize {
+        match self {
+            Held::Bytes(value) => value.len(),
+            Held::Content(Head(_, len), content) => usize::from(*len) + content.len(),
+        }
+    }
+
+    /// The value.
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Held::Bytes(value) => value.into(),
+            Held::Content(Head(head, len), content) => [&head[..usize::from(*len)], content].concat().into(),
+        }
+    }
+}
+
+impl From<Value> for Held {
+    fn from(value: Value) -> Held {
+        Held::Bytes(value)
+    }
+}
+
+/// A value that a batch puts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Put<'a> {
+    Bytes(&'a [u8]),
+    /// At most [`HEAD`] bytes, and content behind them.
+    Content(&'a [u8], &'a Arc<Vec<u8>>),
+}
+
+impl Put<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Put::Bytes(value) => value.len(),
+            Put::Content(head, content) => head.len() + content.len(),
+        }
+    }
+
+    fn hold(self) -> Held {
+        match self {
+            Put::Bytes(value) => Held::Bytes(value.to_vec()),
+            Put::Content(bytes, content) => {
+                let mut head = [0; HEAD];
+                head[..bytes.len()].copy_from_slice(bytes);
+                Held::Content(Head(head, bytes.len() as u8), content.clone())
+            }
+        }
+    }
+}
 
 /// Layers of one moment, the newest last.
 pub(super) type Layers = Vec<Arc<Layer>>;
@@ -37,8 +105,8 @@ pub(super) struct Table {
     bytes: usize,
 }
 
-fn cost(key: &[u8], value: Option<&Value>) -> usize {
-    OVERHEAD + key.len() + value.map_or(0, Vec::len)
+fn cost(key: &[u8], value: Option<&Held>) -> usize {
+    OVERHEAD + key.len() + value.map_or(0, Held::len)
 }
 
 /// Tells whether a range is one that can hold something; `BTreeMap::range` panics on others.
@@ -54,7 +122,7 @@ fn bounds(range: &Range<Key>) -> (Bound<&[u8]>, Bound<&[u8]>) {
 pub(super) fn within<'a>(
     layer: &'a Layer,
     range: &Range<Key>,
-) -> impl Iterator<Item = (&'a Short, &'a Option<Value>)> {
+) -> impl Iterator<Item = (&'a Short, &'a Option<Held>)> {
     layer.range::<[u8], _>(bounds(range))
 }
 
@@ -70,38 +138,40 @@ impl Table {
     }
 
     /// What the table says of a key, when it says anything.
-    pub fn get(&self, key: &[u8]) -> Option<&Option<Value>> {
+    pub fn get(&self, key: &[u8]) -> Option<&Option<Held>> {
         self.active.get(key).or_else(|| find(&self.shared, key))
     }
 
     /// Takes in changes that belong together.
-    pub fn apply<'a>(&mut self, changes: impl Iterator<Item = Change<'a>>) {
+    pub fn apply<'a>(&mut self, changes: impl Iterator<Item = (&'a [u8], Option<Put<'a>>)>) {
         self.fold();
         for (key, value) in changes {
             match self.active.entry(key.into()) {
                 Entry::Vacant(place) => {
-                    let value = value.map(<[u8]>::to_vec);
+                    let value = value.map(Put::hold);
                     self.bytes += cost(key, value.as_ref());
                     place.insert(value);
                 }
                 Entry::Occupied(mut there) => {
                     let old = there.get_mut();
-                    self.bytes -= old.as_ref().map_or(0, Vec::len);
-                    self.bytes += value.map_or(0, <[u8]>::len);
+                    self.bytes -= old.as_ref().map_or(0, Held::len);
+                    self.bytes += value.as_ref().map_or(0, Put::len);
                     match (old, value) {
                         // Some keys change with nearly every batch: in the memory that they have.
-                        (Some(old), Some(value)) if old.capacity() <= 2 * value.len() => {
+                        (Some(Held::Bytes(old)), Some(Put::Bytes(value)))
+                            if old.capacity() <= 2 * value.len() =>
+                        {
                             old.clear();
                             old.extend_from_slice(value);
                         }
-                        (old, value) => *old = value.map(<[u8]>::to_vec),
+                        (old, value) => *old = value.map(Put::hold),
                     }
                 }
             }
         }
     }
 
-    fn insert(&mut self, key: Short, value: Option<Value>) {
+    fn insert(&mut self, key: Short, value: Option<Held>) {
         self.bytes += cost(&key, value.as_ref());
         let key_len = key.len();
         if let Some(old) = self.active.insert(key, value) {
@@ -150,7 +220,7 @@ impl Table {
 }
 
 /// What layers say of a key, when they say anything.
-pub(super) fn find<'a>(layers: &'a [Arc<Layer>], key: &[u8]) -> Option<&'a Option<Value>> {
+pub(super) fn find<'a>(layers: &'a [Arc<Layer>], key: &[u8]) -> Option<&'a Option<Held>> {
     layers.iter().rev().find_map(|layer| layer.get(key))
 }
 
@@ -164,7 +234,7 @@ pub(super) struct Merged<'a, I: Iterator> {
 /// Merges iterators over layers, the newest last.
 pub(super) fn merge<'a, I>(sources: impl IntoIterator<Item = I>) -> Merged<'a, I>
 where
-    I: Iterator<Item = (&'a Short, &'a Option<Value>)>,
+    I: Iterator<Item = (&'a Short, &'a Option<Held>)>,
 {
     Merged {
         sources: sources.into_iter().map(Iterator::peekable).collect(),
@@ -172,8 +242,8 @@ where
     }
 }
 
-impl<'a, I: Iterator<Item = (&'a Short, &'a Option<Value>)>> Iterator for Merged<'a, I> {
-    type Item = (&'a Short, &'a Option<Value>);
+impl<'a, I: Iterator<Item = (&'a Short, &'a Option<Held>)>> Iterator for Merged<'a, I> {
+    type Item = (&'a Short, &'a Option<Held>);
 
     fn next(&mut self) -> Option<Self::Item> {
         let least = self.sources.iter_mut().filter_map(|s| s.peek().map(|(key, _)| *key)).min()?;

@@ -8,7 +8,7 @@ use super::entries::{Bucket, Entries, set_in_bucket};
 use super::listed::Listed;
 use super::tree::{Attributes, Inode, Tree, hash_of};
 use super::types::Step;
-use crate::cache::{Cache, PageId};
+use crate::cache::{Cache, Content, PageId};
 use crate::catalog::Batch;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -193,13 +193,12 @@ impl Draft {
         self.in_memory.push(InMemory::Journalled(ino, upto));
     }
 
-    /// The content of a file that is born in this draft, as [`Cache::write_new`] took it.
-    pub fn first_patches(&mut self, ino: Ino, page_shift: u8, content: &[u8]) {
-        for (no, bytes) in (0..).map(PageNo).zip(content.chunks(1 << page_shift)) {
-            self.batch.put_parts(keys::patch(ino, no, 0), &[&whole_patch_head(bytes.len()), bytes]);
-        }
-        if let Some(drafted) = self.inodes.get_mut(&ino) {
-            drafted.rides = !content.is_empty();
+    /// A page of a file that is born in this draft, as [`Cache::write_new`] took it.
+    pub fn first_patch(&mut self, id: PageId, page: &Content) {
+        let head = whole_patch_head(page.len());
+        self.batch.put_content(keys::patch(id.ino, id.no, 0), &head, page);
+        if let Some(drafted) = self.inodes.get_mut(&id.ino) {
+            drafted.rides = true;
         }
     }
 

@@ -476,9 +476,9 @@ impl Volume {
             return Ok(());
         }
         self.check_disk(total as u64)?;
-        self.cache.write_new(&plan.contents).map_err(|room| Pause::Wait(Need::Memory(room)))?;
-        for (ino, shift, content) in &plan.contents {
-            plan.draft.first_patches(*ino, *shift, content);
+        let pages = self.cache.write_new(&plan.contents);
+        for (id, page) in pages.map_err(|room| Pause::Wait(Need::Memory(room)))? {
+            plan.draft.first_patch(id, &page);
         }
         Ok(())
     }

@@ -16,9 +16,10 @@
 //! The payload of a mark (kind 2) is a u64: everything that batches up to this number refer to was
 //! durable when the mark was written.
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::catalog::batch::{Batch, Change, changes};
+use crate::catalog::batch::{Batch, Placed};
 use crate::error::{Error, Result};
 
 /// Bytes ahead of the payload.
@@ -62,6 +63,7 @@ impl Record<'_> {
 pub(in crate::catalog) struct Draft {
     bytes: Vec<u8>,
     payload: usize,
+    shared: SmallVec<[Placed; 1]>,
     /// As [`Batch::adds`] says.
     pub adds: bool,
 }
@@ -78,17 +80,12 @@ impl Draft {
         bytes[8..11].copy_from_slice(&MAGIC);
         bytes[11] = kind as u8;
         bytes[12..16].copy_from_slice(&(payload as u32).to_le_bytes());
-        Ok(Draft { bytes, payload, adds: false })
+        Ok(Draft { bytes, payload, shared: SmallVec::new(), adds: false })
     }
 
     /// Bytes that it takes in the file.
     pub fn size(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Bytes of memory that it takes.
-    pub fn memory(&self) -> usize {
-        self.bytes.capacity()
     }
 
     /// Its memory, empty.
@@ -97,9 +94,15 @@ impl Draft {
         self.bytes
     }
 
-    /// The changes of a batch's record.
-    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        changes(self.bytes.get(HEADER..HEADER + self.payload).unwrap_or_default())
+    /// Appends the changes of a batch's record to others, less the content that is shared, of which only the places are noted.
+    pub fn take_changes(&mut self, changes: &mut Vec<u8>, shared: &mut Vec<Placed>) {
+        let mut from = HEADER;
+        for (place, content) in self.shared.drain(..) {
+            changes.extend_from_slice(&self.bytes[from..place]);
+            from = place + content.len();
+            shared.push((changes.len(), content));
+        }
+        changes.extend_from_slice(&self.bytes[from..HEADER + self.payload]);
     }
 
     /// The record as it is written.
@@ -115,7 +118,8 @@ impl Draft {
 /// The record of a batch.
 pub(in crate::catalog) fn batch(batch: Batch) -> Result<Draft> {
     let adds = batch.adds;
-    Ok(Draft { adds, ..Draft::new(Kind::Batch, batch.into_bytes())? })
+    let (bytes, shared) = batch.into_parts();
+    Ok(Draft { adds, shared, ..Draft::new(Kind::Batch, bytes)? })
 }
 
 /// The record of a mark.

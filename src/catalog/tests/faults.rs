@@ -126,7 +126,7 @@ fn after_a_failure_the_snapshot_that_readers_are_given_is_read_on_though_a_check
         Index::open(&io, Path::new("/store/index.redb"), MEMORY / 2, false, &reserve).unwrap();
     shown.show();
     let mut table = Table::default();
-    table.apply(numbered(4001).changes());
+    table.apply(numbered(4001).puts());
     let next = index.commit(&table.freeze(), Reach { seq: reach.seq + 1, ..reach }).unwrap();
     disk.fail(Kind::Read, 0, Fault::Errno(libc::EIO));
     let failed = (1..=4000).find_map(|n| shown.get(&key(n)).err());

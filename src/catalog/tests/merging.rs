@@ -44,6 +44,12 @@ proptest! {
                     let mut batch = Batch::default();
                     for (n, value) in changes {
                         match value {
+                            // Content, which the table shares, and what it copies.
+                            Some(byte) if byte % 2 == 0 => {
+                                let content = Arc::new(vec![byte; 200 + usize::from(byte)]);
+                                batch.put_content(key(n), &[1, byte], &content);
+                                model.insert(key(n), [&[1, byte], &content[..]].concat());
+                            }
                             Some(byte) => {
                                 batch.put(key(n), vec![byte; 100]);
                                 model.insert(key(n), vec![byte; 100]);
@@ -189,4 +195,45 @@ fn the_table_stays_within_twice_its_limit_when_writers_ask_for_room() {
     }
     assert!(catalog.stats().checkpoints > 0);
     assert_eq!(count(&catalog), 20_000);
+}
+
+#[test]
+fn content_is_held_once_until_the_table_lets_go_of_it_and_survives_a_crash() {
+    let bench = Bench::new();
+    let catalog = bench.open();
+    let contents: Vec<_> = [300, 4096, 255, 70_000].map(|len| Arc::new(vec![len as u8; len])).into();
+    let mut batch = Batch::default();
+    batch.delete(key(9));
+    for (n, content) in (0..).zip(&contents) {
+        batch.put(key(100 + n), vec![3; 300]);
+        batch.put_content(key(n), b"head", content);
+    }
+    // The later one of a key wins, whatever it holds.
+    batch.put_content(key(50), b"", &contents[0]);
+    batch.put(key(50), b"bytes");
+    batch.put(key(51), b"bytes");
+    batch.put_content(key(51), &[7; 7], &contents[1]);
+    batch.put_content(key(52), &[8; 8], &contents[1]);
+    let expected = all_of(&batch);
+    catalog.apply(batch).unwrap();
+    assert_eq!(all(&catalog), expected);
+    let holders = || contents.iter().map(Arc::strong_count).collect::<Vec<_>>();
+    // Of what is short, and of what is behind a long head, there is a copy.
+    assert_eq!(holders(), [2, 3, 1, 2]);
+    let mut later = Batch::default();
+    later.delete(key(0));
+    later.put(key(1), b"other");
+    catalog.apply(later).unwrap();
+    let expected = all(&catalog);
+    assert_eq!(holders(), [1, 2, 1, 2]);
+    drop(catalog);
+    assert_eq!(holders(), [1; 4]);
+    let catalog = bench.open();
+    assert_eq!(all(&catalog), expected);
+    catalog.checkpoint(&nothing).unwrap();
+    assert_eq!(all(&catalog), expected);
+}
+
+fn all_of(batch: &Batch) -> BTreeMap<Key, Value> {
+    batch.changes().filter_map(|(key, value)| Some((key.to_vec(), value?.to_vec()))).collect()
 }

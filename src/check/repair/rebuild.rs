@@ -77,7 +77,7 @@ pub fn rebuild(io: &Arc<dyn Io>, dir: &Path, done: &mut Done, progress: OnProgre
     let journal = recall(io, dir, &mut |batch| frames_are_whole(&segments, batch), &mut |batch: Batch| {
         for (key, value) in batch.changes() {
             name(&mut base.named, key, value);
-            later.insert(key.into(), value.map(<[u8]>::to_vec));
+            later.insert(key.into(), value.map(|value| value.to_vec().into()));
         }
     })?;
 
@@ -262,7 +262,7 @@ fn read_base(mut dump: DumpReader, head: DumpHead, frames: &[Found]) -> Result<B
                     found.checksum == record.checksum && Seq::at_frame(found.sequence) <= head.seq
                 };
                 if let Some(copy) = copies.iter().rfind(is_it) {
-                    base.moved.insert(key.into(), Some(encode(&copy.record())));
+                    base.moved.insert(key.into(), Some(encode(&copy.record()).into()));
                 }
             }
             Some(&keys::PATCH) => base.patches.push(key.to_vec()),
@@ -326,17 +326,18 @@ fn take(changes: &mut Layer, frames: &[Found], patches: &[Key]) {
         changes.insert(key[..].into(), None);
     }
     for found in frames {
-        changes.insert(keys::page(found.ino, found.page)[..].into(), Some(encode(&found.record())));
+        changes.insert(keys::page(found.ino, found.page)[..].into(), Some(encode(&found.record()).into()));
     }
 }
 
 /// No number of an inode is given again that a frame names.
 fn count_inodes(changes: &mut Layer, base: CounterRecord, frames: &[Found]) {
-    let known =
-        changes.get(&keys::counters()[..]).and_then(|value| decode(value.as_deref()?, "counters").ok());
+    let known = changes
+        .get(&keys::counters()[..])
+        .and_then(|value| decode(&value.as_ref()?.bytes(), "counters").ok());
     let mut counters: CounterRecord = known.unwrap_or(base);
     counters.last_ino = frames.last().map_or(0, |found| found.ino.0).max(counters.last_ino);
-    changes.insert(keys::counters()[..].into(), Some(encode(&counters)));
+    changes.insert(keys::counters()[..].into(), Some(encode(&counters).into()));
 }
 
 fn when(time: Time) -> String {
