@@ -51,7 +51,7 @@ pub struct PageId {
     pub no: PageNo,
 }
 
-/// What a page holds. Shared, so that it can be read and compressed outside of any lock.
+/// What a page holds. Shared, so that it can be read, compressed and journalled outside of any lock.
 pub type Content = Arc<Vec<u8>>;
 
 /// The pages of new files, in order.
@@ -206,9 +206,9 @@ impl Cache {
         Ok(())
     }
 
-    /// Takes in the content of new files, each with log2 of its page size: dirty, with nothing unjournalled, as the batch that makes
-    /// the files brings it as patch 0 of each page, with the content that is returned. Where that batch fails it has to be discarded. On `Err` there must be
-    /// room for so many bytes first ([`Cache::wait_for_room`]), and nothing has changed.
+    /// Takes in the content of new files, each with log2 of its page size, and returns it as the pages hold it: dirty, with
+    /// nothing unjournalled, as the batch that makes the files brings it as patch 0 of each page. Where that batch fails it has
+    /// to be discarded. On `Err` there must be room for so many bytes first ([`Cache::wait_for_room`]), and nothing has changed.
     pub fn write_new(&self, files: &[(Ino, u8, &[u8])]) -> Result<NewPages, usize> {
         let mut state = self.state.lock();
         let (pages, urgent) = state.write_new(files)?;
@@ -272,6 +272,19 @@ impl Cache {
             self.room.wait(&mut state);
             state.room_waiters -= 1;
         }
+    }
+
+    /// Has dirty pages of any age written back while `wait` waits for something that this hastens.
+    pub fn urged<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let mut state = self.state.lock();
+        state.room_waiters += 1;
+        if state.due_waiters > 0 {
+            self.due.notify_all();
+        }
+        drop(state);
+        let waited = wait();
+        self.state.lock().room_waiters -= 1;
+        waited
     }
 
     /// What was written to a file's pages since it was last journalled or flushed, as patches with their numbers, as

@@ -324,8 +324,12 @@ fn new_files_come_in_all_or_none_journalled_and_leave_nothing_when_their_batch_f
     assert_eq!(cache.dirty_files(), [Ino(1)]);
 
     for fails in [true, false] {
-        cache.write_new(&files).unwrap();
+        let pages = cache.write_new(&files).unwrap();
         cache.state.lock().verify();
+        // What is returned is what the cache holds.
+        let ids: Vec<PageId> = pages.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [id(2, 0), id(3, 0), id(3, 1), id(3, 2)]);
+        assert!(pages.iter().all(|(id, page)| Arc::ptr_eq(page, &cache.get(*id).unwrap())));
         assert_eq!(cache.dirty(Ino(3)), Some(large.len()));
         assert_eq!(cache.dirty(Ino(4)), None);
         let flushes = cache.flush_file(Ino(3));
@@ -345,6 +349,40 @@ fn new_files_come_in_all_or_none_journalled_and_leave_nothing_when_their_batch_f
         cache.state.lock().verify();
     }
     assert_eq!(cache.get(id(3, 2)).unwrap()[..], large[2 * PAGE..]);
+}
+
+#[test]
+fn content_that_others_hold_stays_as_it_is_when_its_page_is_written_to() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    let (_, page) = cache.write_new(&[(Ino(1), 12, b"before")]).unwrap().remove(0);
+    cache.write(id(1, 0), 0, b"behind", PAGE, Base::Absent).unwrap();
+    assert_eq!((&page[..], &cache.get(id(1, 0)).unwrap()[..]), (&b"before"[..], &b"behind"[..]));
+    cache.state.lock().verify();
+}
+
+#[test]
+fn while_someone_urges_what_is_dirty_is_due_whatever_its_age() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    let (an_hour, limit) = (Duration::from_secs(3600), Duration::from_secs(60));
+    cache.write(id(1, 0), 0, b"young", PAGE, Base::Absent).unwrap();
+    assert!(cache.flush_due(an_hour, 1 << 20).is_empty());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let begun = Instant::now();
+            cache.wait_due(an_hour, limit);
+            begun.elapsed()
+        });
+        while cache.state.lock().due_waiters == 0 {
+            std::thread::yield_now();
+        }
+        cache.urged(|| {
+            assert!(waits.join().unwrap() < limit / 2);
+            let flush = cache.flush_due(an_hour, 1 << 20).remove(0);
+            assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..0 });
+        });
+    });
+    cache.write(id(1, 0), 0, b"again", PAGE, Base::Absent).unwrap();
+    assert!(cache.flush_due(an_hour, 1 << 20).is_empty());
 }
 
 #[test]

@@ -54,9 +54,9 @@ struct Queue {
 /// Changes of batches, in order.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// As batches have them, but for content that is shared.
     changes: Vec<u8>,
-    shared: Vec<Placed>,
+    /// Content that is not among them.
+    contents: Vec<Placed>,
 }
 
 /// What was taken from the backlog.
@@ -71,7 +71,7 @@ pub(super) struct Taken {
 impl Taken {
     /// The changes of the batches, in order.
     pub fn changes(&self) -> impl Iterator<Item = (&[u8], Option<Put<'_>>)> {
-        joined(&self.waiting.changes, &self.waiting.shared)
+        joined(&self.waiting.changes, &self.waiting.contents)
     }
 }
 
@@ -81,18 +81,15 @@ impl Backlog {
         Backlog { queue: Mutex::default(), work: Condvar::new(), last: last.into(), many_bytes }
     }
 
-    /// Adds batch `last`, that counts so many bytes. Returns whether there are too many now.
-    pub fn push(&self, mut batch: Draft, bytes: usize, last: u64) -> bool {
+    /// Adds batch `last`, that counts so many bytes. Returns whether there are too many now, and memory that is to be freed
+    /// outside of any lock.
+    pub fn push(&self, batch: Draft, bytes: usize, last: u64) -> (bool, Option<Vec<u8>>) {
         let mut queue = self.queue.lock();
-        let Waiting { changes, shared } = &mut queue.waiting;
-        batch.take_changes(changes, shared);
-        let memory = batch.into_memory();
-        let freed = if memory.capacity() <= SMALL && queue.memory.len() < KEPT {
-            queue.memory.push(memory);
-            None
-        } else {
-            Some(memory)
-        };
+        let Waiting { changes, contents } = &mut queue.waiting;
+        let mut memory = Some(batch.leave(changes, contents));
+        if queue.memory.len() < KEPT {
+            queue.memory.extend(memory.take_if(|memory| memory.capacity() <= SMALL));
+        }
         queue.batches += 1;
         queue.bytes += bytes;
         self.last.store(last, Release);
@@ -100,11 +97,10 @@ impl Backlog {
         let too_many = self.has(&queue, TOO_MANY);
         queue.idle &= !wake;
         drop(queue);
-        drop(freed);
         if wake {
             self.work.notify_one();
         }
-        too_many
+        (too_many, memory)
     }
 
     /// Whether there is so many times what the thread is woken for.
@@ -138,13 +134,11 @@ impl Backlog {
 
     /// Takes back the memory of what is in the table.
     pub fn recycle(&self, taken: Taken) {
-        let Waiting { mut changes, mut shared } = taken.waiting;
+        let Waiting { mut changes, mut contents } = taken.waiting;
         changes.clear();
-        shared.clear();
+        contents.clear();
         if changes.capacity() <= self.many_bytes {
-            // What was there is freed without the lock.
-            let waiting = Waiting { changes, shared };
-            let _freed = std::mem::replace(&mut self.queue.lock().empty, waiting);
+            self.queue.lock().empty = Waiting { changes, contents };
         }
     }
 
@@ -163,5 +157,77 @@ impl Backlog {
     pub fn stop(&self) {
         self.queue.lock().stop = true;
         self.work.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::super::Batch;
+    use super::super::journal::batch;
+    use super::super::table::Held;
+    use super::*;
+
+    /// A change: its key, and unless it deletes, how long a head and how long a content it puts, and whether to share it.
+    type Step = (Vec<u8>, Option<(usize, usize, bool)>);
+
+    fn step() -> impl Strategy<Value = Step> {
+        let put = (0..10_usize, select(vec![0, 1, 255, 256, 1000, 20_000]), any::<bool>());
+        (vec(any::<u8>(), 0..40), proptest::option::weighted(0.8, put))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_waits_is_what_batches_changed_in_their_order_and_memory_is_kept_within_bounds(
+            rounds in vec(vec(vec(step(), 1..8), 0..30), 1..5)
+        ) {
+            let backlog = Backlog::new(0, 100_000);
+            let mut seq = 0;
+            for round in rounds {
+                let mut expected = Vec::new();
+                // Put together at the same time.
+                let batches: Vec<_> = round.iter().map(|_| Batch::within(backlog.memory())).collect();
+                for (steps, mut changes) in round.into_iter().zip(batches) {
+                    for (key, put) in steps {
+                        let value = put.map(|(head, len, share)| {
+                            let (head, content) = (vec![1; head], Arc::new(vec![len as u8; len]));
+                            let value = [&head[..], &content].concat();
+                            match share {
+                                true => changes.put_content(&key, &head, &content),
+                                false => changes.put(&key, &value),
+                            }
+                            value
+                        });
+                        if value.is_none() {
+                            changes.delete(&key);
+                        }
+                        expected.push((key, value));
+                    }
+                    seq += 1;
+                    backlog.push(batch(changes).unwrap(), 10, seq);
+                }
+                prop_assert_eq!(backlog.is_empty(), expected.is_empty());
+                let taken = backlog.take();
+                prop_assert!(backlog.is_empty());
+                prop_assert_eq!((taken.last, backlog.last()), (seq, seq));
+                let value = |put: Put<'_>| Held::from(put).bytes().into_owned();
+                let found: Vec<_> = taken.changes().map(|(key, put)| (key.to_vec(), put.map(value))).collect();
+                prop_assert_eq!(found, expected);
+                let used = taken.waiting.changes.capacity();
+                backlog.recycle(taken);
+                let queue = backlog.queue.lock();
+                prop_assert_eq!(queue.empty.changes.capacity(), if used <= 100_000 { used } else { 0 });
+                prop_assert!(queue.empty.contents.is_empty() && queue.memory.len() <= KEPT);
+                prop_assert!(queue.memory.iter().all(|memory| memory.is_empty() && memory.capacity() <= SMALL));
+                prop_assert!(seq == 0 || queue.memory.len() + queue.empty.changes.capacity() > 0);
+            }
+        }
     }
 }

@@ -16,10 +16,10 @@ use crate::format::encode_into;
 /// Bytes that the records of one changed file take, about, with room to encode the last of them.
 const ROOM: usize = 1024;
 
-/// Content of so many bytes and more is shared with whoever else holds it; of less a copy costs no more.
-const SHARED: usize = 256;
+/// Content of so many bytes and more the table shares with whoever else holds it; of less a copy costs no more.
+const LARGE: usize = 256;
 
-/// Content that is held elsewhere, too, and where it lies: behind so many bytes.
+/// Content that is held elsewhere, too, and where it belongs: behind so many bytes.
 pub(super) type Placed = (usize, Arc<Vec<u8>>);
 
 /// Changes that happen together or not at all. A later change of a key in it wins.
@@ -29,8 +29,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     /// How many changes.
     count: usize,
-    /// Content among `bytes` that the table need not copy, in order.
-    shared: SmallVec<[Placed; 1]>,
+    /// What lies among `bytes` and the table need not copy, in order.
+    contents: SmallVec<[Placed; 1]>,
     /// Whether it adds to the store something that may be refused: it leaves room in the journal for what removes, and for
     /// what was accepted before.
     pub adds: bool,
@@ -74,8 +74,8 @@ impl Batch {
     /// Sets a key to a value that ends with this content. In memory the table takes part in holding it.
     pub fn put_content(&mut self, key: impl AsRef<[u8]>, head: &[u8], content: &Arc<Vec<u8>>) {
         self.put_parts(key, &[head, content]);
-        if content.len() >= SHARED && head.len() <= HEAD {
-            self.shared.push((self.bytes.len() - content.len(), content.clone()));
+        if content.len() >= LARGE && head.len() <= HEAD {
+            self.contents.push((self.bytes.len() - content.len(), content.clone()));
         }
     }
 
@@ -140,34 +140,38 @@ impl Batch {
 
     /// Its changes for the table, in order.
     pub(super) fn puts(&self) -> impl Iterator<Item = (&[u8], Option<Put<'_>>)> {
-        joined(self.bytes.get(HEADER..).unwrap_or_default(), &[])
+        self.changes().map(|(key, value)| (key, value.map(Put::Bytes)))
     }
 
-    /// Room for the record's header and the changes, and what of that is shared content.
+    /// Room for the record's header and the changes, and what of that the table need not copy.
     pub(super) fn into_parts(mut self) -> (Vec<u8>, SmallVec<[Placed; 1]>) {
         if self.bytes.is_empty() {
             self.bytes.resize(HEADER, 0);
         }
-        (self.bytes, self.shared)
+        (self.bytes, self.contents)
     }
 }
 
-/// The changes in a payload from which shared content was taken out, and where that belongs.
+/// The changes that [`Batch`]es left, one behind the other, when content was taken out of them.
 pub(super) fn joined<'a>(
-    payload: &'a [u8],
-    shared: &'a [Placed],
+    changes: &'a [u8],
+    contents: &'a [Placed],
 ) -> impl Iterator<Item = (&'a [u8], Option<Put<'a>>)> {
-    let (mut rest, mut shared) = (payload, shared.iter().peekable());
+    let (mut rest, mut contents) = (changes, contents.iter().peekable());
     std::iter::from_fn(move || {
+        if rest.is_empty() {
+            debug_assert!(contents.peek().is_none(), "content belongs to no change");
+            return None;
+        }
         let tag = take_number(&mut rest)?;
         let key = take(&mut rest, tag >> 1)?;
         if tag & 1 == 0 {
             return Some((key, None));
         }
         let length = take_number(&mut rest)?;
-        let begin = payload.len() - rest.len();
+        let begin = changes.len() - rest.len();
         // The value's length counts the content, too.
-        let put = match shared.next_if(|(place, _)| (*place as u64) < begin as u64 + length) {
+        let put = match contents.next_if(|(place, _)| (*place as u64) < begin as u64 + length) {
             Some((place, content)) => Put::Content(take(&mut rest, (*place - begin) as u64)?, content),
             None => Put::Bytes(take(&mut rest, length)?),
         };

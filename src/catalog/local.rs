@@ -409,7 +409,7 @@ impl Engine for LocalCatalog {
         let count = batch.count();
         let mut draft = journal::batch(batch)?;
         let bytes = draft.size() + count * table::OVERHEAD;
-        let (seq, full, unprepared, behind) = {
+        let (seq, full, unprepared, (behind, memory)) = {
             let mut writer = inner.writer.lock();
             let seq = inner.append(&mut writer, &mut draft)?;
             writer.last_batch = seq;
@@ -419,6 +419,7 @@ impl Engine for LocalCatalog {
             let full = active >= inner.table_limit || writer.appended >= inner.journal_limit;
             (seq, full, writer.ready.is_empty(), behind)
         };
+        drop(memory);
         inner.batches.fetch_add(1, Relaxed);
         // The thread may be at it, or a reader, who does not wait for this: then the next batch helps.
         if behind && let Some(mut view) = inner.view.try_write() {

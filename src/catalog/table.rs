@@ -25,18 +25,23 @@ pub enum Held {
     Content(Head, Arc<Vec<u8>>),
 }
 
-/// The most bytes of a [`Head`].
+/// The most bytes of a [`Head`]: an entry of the table takes no more room for it.
 pub(super) const HEAD: usize = 7;
+const _: () = assert!(size_of::<Option<Held>>() == size_of::<Value>());
+
+/// Memory of content beside its bytes: the block that makes it one to share, and the allocator's part.
+const SHARE: usize = 48;
 
 /// A few bytes, and how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Head([u8; HEAD], u8);
 
 impl Held {
-    fn len(&self) -> usize {
+    /// Bytes of memory beside the entry's own.
+    fn memory(&self) -> usize {
         match self {
             Held::Bytes(value) => value.len(),
-            Held::Content(Head(_, len), content) => usize::from(*len) + content.len(),
+            Held::Content(_, content) => content.len() + SHARE,
         }
     }
 
@@ -63,16 +68,9 @@ pub(super) enum Put<'a> {
     Content(&'a [u8], &'a Arc<Vec<u8>>),
 }
 
-impl Put<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Put::Bytes(value) => value.len(),
-            Put::Content(head, content) => head.len() + content.len(),
-        }
-    }
-
-    fn hold(self) -> Held {
-        match self {
+impl From<Put<'_>> for Held {
+    fn from(put: Put<'_>) -> Held {
+        match put {
             Put::Bytes(value) => Held::Bytes(value.to_vec()),
             Put::Content(bytes, content) => {
                 let mut head = [0; HEAD];
@@ -106,7 +104,7 @@ pub(super) struct Table {
 }
 
 fn cost(key: &[u8], value: Option<&Held>) -> usize {
-    OVERHEAD + key.len() + value.map_or(0, Held::len)
+    OVERHEAD + key.len() + value.map_or(0, Held::memory)
 }
 
 /// Tells whether a range is one that can hold something; `BTreeMap::range` panics on others.
@@ -148,15 +146,14 @@ impl Table {
         for (key, value) in changes {
             match self.active.entry(key.into()) {
                 Entry::Vacant(place) => {
-                    let value = value.map(Put::hold);
+                    let value = value.map(Held::from);
                     self.bytes += cost(key, value.as_ref());
                     place.insert(value);
                 }
                 Entry::Occupied(mut there) => {
                     let old = there.get_mut();
-                    self.bytes -= old.as_ref().map_or(0, Held::len);
-                    self.bytes += value.as_ref().map_or(0, Put::len);
-                    match (old, value) {
+                    self.bytes -= old.as_ref().map_or(0, Held::memory);
+                    match (&mut *old, value) {
                         // Some keys change with nearly every batch: in the memory that they have.
                         (Some(Held::Bytes(old)), Some(Put::Bytes(value)))
                             if old.capacity() <= 2 * value.len() =>
@@ -164,8 +161,9 @@ impl Table {
                             old.clear();
                             old.extend_from_slice(value);
                         }
-                        (old, value) => *old = value.map(Put::hold),
+                        (old, value) => *old = value.map(Held::from),
                     }
+                    self.bytes += old.as_ref().map_or(0, Held::memory);
                 }
             }
         }
@@ -175,7 +173,7 @@ impl Table {
         self.bytes += cost(&key, value.as_ref());
         let key_len = key.len();
         if let Some(old) = self.active.insert(key, value) {
-            self.bytes -= OVERHEAD + key_len + old.map_or(0, |v| v.len());
+            self.bytes -= OVERHEAD + key_len + old.map_or(0, |value| value.memory());
         }
     }
 
@@ -254,5 +252,43 @@ impl<'a, I: Iterator<Item = (&'a Short, &'a Option<Held>)>> Iterator for Merged<
             }
         }
         newest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_is_held_whatever_was_put_over_what() {
+        let contents = [300, 70_000].map(|len| Arc::new(vec![7; len]));
+        let puts = [
+            None,
+            Some(Put::Bytes(b"")),
+            Some(Put::Bytes(&[1; 1000])),
+            Some(Put::Bytes(&[2; 400])),
+            Some(Put::Content(b"head", &contents[0])),
+            Some(Put::Content(&[3; HEAD], &contents[1])),
+        ];
+        let mut table = Table::default();
+        for (n, first) in puts.into_iter().enumerate() {
+            for (m, then) in puts.into_iter().enumerate() {
+                let key = [n as u8, m as u8];
+                table.apply([(&key[..], first), (&key[..], then)].into_iter());
+                let expected = then.map(|put| Held::from(put).bytes().into_owned());
+                assert_eq!(table.get(&key).unwrap().as_ref().map(|held| held.bytes().into_owned()), expected);
+            }
+            // What is set aside for a scan comes back over what was put meanwhile.
+            let moment = table.moment(&(vec![0]..vec![9]));
+            table.apply([(&[n as u8, 1][..], puts[n])].into_iter());
+            drop(moment);
+            table.fold();
+            let counted: usize = table.active.iter().map(|(key, value)| cost(key, value.as_ref())).sum();
+            assert_eq!(table.bytes(), counted);
+        }
+        assert!(contents.iter().all(|content| Arc::strong_count(content) > 6));
+        table.freeze();
+        assert!(contents.iter().all(|content| Arc::strong_count(content) == 1));
+        assert_eq!(table.bytes(), 0);
     }
 }

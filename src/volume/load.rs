@@ -34,7 +34,7 @@ impl Volume {
                 self.check_writable()
             }
             Need::Disk(bytes) => self.reserve(bytes),
-            Need::Catalog => self.engine.wait_for_room(),
+            Need::Catalog => self.cache.urged(|| self.engine.wait_for_room()),
             Need::Flushed(ino) => self.flush_file(ino),
             Need::Stored(dir) => self.store_waiting(dir),
             Need::Quota(dir) => self.begin_quota(dir),

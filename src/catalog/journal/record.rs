@@ -63,7 +63,7 @@ impl Record<'_> {
 pub(in crate::catalog) struct Draft {
     bytes: Vec<u8>,
     payload: usize,
-    shared: SmallVec<[Placed; 1]>,
+    contents: SmallVec<[Placed; 1]>,
     /// As [`Batch::adds`] says.
     pub adds: bool,
 }
@@ -80,7 +80,7 @@ impl Draft {
         bytes[8..11].copy_from_slice(&MAGIC);
         bytes[11] = kind as u8;
         bytes[12..16].copy_from_slice(&(payload as u32).to_le_bytes());
-        Ok(Draft { bytes, payload, shared: SmallVec::new(), adds: false })
+        Ok(Draft { bytes, payload, contents: SmallVec::new(), adds: false })
     }
 
     /// Bytes that it takes in the file.
@@ -88,21 +88,18 @@ impl Draft {
         self.bytes.len()
     }
 
-    /// Its memory, empty.
-    pub fn into_memory(mut self) -> Vec<u8> {
-        self.bytes.clear();
-        self.bytes
-    }
-
-    /// Appends the changes of a batch's record to others, less the content that is shared, of which only the places are noted.
-    pub fn take_changes(&mut self, changes: &mut Vec<u8>, shared: &mut Vec<Placed>) {
+    /// Appends the changes of a batch's record to those of others, and its content, with the places where that belongs, to
+    /// theirs. What is left is its memory, empty.
+    pub fn leave(mut self, changes: &mut Vec<u8>, contents: &mut Vec<Placed>) -> Vec<u8> {
         let mut from = HEADER;
-        for (place, content) in self.shared.drain(..) {
+        for (place, content) in self.contents {
             changes.extend_from_slice(&self.bytes[from..place]);
             from = place + content.len();
-            shared.push((changes.len(), content));
+            contents.push((changes.len(), content));
         }
         changes.extend_from_slice(&self.bytes[from..HEADER + self.payload]);
+        self.bytes.clear();
+        self.bytes
     }
 
     /// The record as it is written.
@@ -118,8 +115,8 @@ impl Draft {
 /// The record of a batch.
 pub(in crate::catalog) fn batch(batch: Batch) -> Result<Draft> {
     let adds = batch.adds;
-    let (bytes, shared) = batch.into_parts();
-    Ok(Draft { adds, shared, ..Draft::new(Kind::Batch, bytes)? })
+    let (bytes, contents) = batch.into_parts();
+    Ok(Draft { adds, contents, ..Draft::new(Kind::Batch, bytes)? })
 }
 
 /// The record of a mark.
