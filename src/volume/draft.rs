@@ -309,7 +309,7 @@ impl Volume {
                 buckets.get_or_try_put((*dir, *hash), || Ok::<_, Error>(tree.bucket_of(*dir, *hash)))?;
             *slot = set_in_bucket(bucket, name, *to)?;
         }
-        for ((dir, hash), bucket) in buckets {
+        for ((dir, hash), bucket) in buckets.iter() {
             match bucket.is_empty() {
                 true => draft.batch.delete(keys::bucket(dir, hash)),
                 false => draft.batch.put_record(keys::bucket(dir, hash), &bucket.as_slice()),
@@ -329,7 +329,7 @@ impl Volume {
         let seq = self.engine.apply(draft.batch).inspect_err(|error| self.note_failure(error))?;
 
         tree.gone_is_due = false;
-        for change in draft.in_memory {
+        for change in draft.in_memory.drain(..) {
             match change {
                 InMemory::Discard(ino, from, to) => self.cache.discard(ino, from, to),
                 InMemory::Cut(id, offset) => {
@@ -348,7 +348,7 @@ impl Volume {
                 _ => drop(tree.live.insert(segment, bytes)),
             }
         }
-        for (ino, Drafted { rec, recorded, born, rides }) in draft.inodes {
+        for (ino, Drafted { rec, recorded, born, rides }) in draft.inodes.drain() {
             let size = match recorded {
                 Recorded::Size(size) => size,
                 Recorded::Unchanged => rec.size,
@@ -371,7 +371,7 @@ impl Volume {
         }
         tree.pay(seq, bill);
         ended.into_iter().for_each(|dir| tree.end_quota(dir));
-        for EntryChange { dir, name, hash, to, slot } in draft.entries {
+        for EntryChange { dir, name, hash, to, slot } in draft.entries.drain(..) {
             tree.set_entry(dir, name, (hash, slot), to);
         }
         for ino in draft.removed {

@@ -247,19 +247,18 @@ impl Volume {
             self.check_bill(&tree, &tree.bill(plan.draft.inodes()), &riding)?;
         }
         self.ride(&mut plan)?;
-        let Plan { draft, contents, heard, expires, .. } = plan;
-        if let Err(error) = self.commit(&mut tree, draft) {
-            self.forget_contents(&contents);
+        if let Err(error) = self.commit(&mut tree, plan.draft) {
+            self.forget_contents(&plan.contents);
             return Err(error.into());
         }
         if let Some(framed) = &mut framed {
             framed.named();
         }
         drop(tree);
-        if let Some(at) = expires {
+        if let Some(at) = plan.expires {
             self.expiry_set(at);
         }
-        Ok((there, heard))
+        Ok((there, plan.heard))
     }
 
     /// Puts one change into the plan; `framed`: the file that has its content in frames. Returns whether the key was there.
