@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub i64);
 
 impl Time {
+    /// The last moment that can be told; what is later is taken for it.
+    pub const LAST: Time = Time(i64::MAX);
+
     /// From whole seconds and nanoseconds, saturating at the ends of the range.
     pub fn new(secs: i64, nanos: u32) -> Time {
         let exact = i128::from(secs) * 1_000_000_000 + i128::from(nanos);

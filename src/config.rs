@@ -303,17 +303,10 @@ impl Settings {
                     at_least(parse_size(value).map_err(bad)?, MIN_CACHE, "8MiB").map_err(bad)?;
             }
             "cache-ttl" => {
-                self.cache_ttl = match value {
-                    "never" => None,
-                    _ => {
-                        let seconds = parse_duration(value).map_err(bad)?.as_millis().div_ceil(1000);
-                        let seconds = u32::try_from(seconds).map_err(|_| bad("at most 49710d".to_owned()))?;
-                        if seconds == 0 {
-                            return Err(bad("nothing would live; use never".to_owned()));
-                        }
-                        Some(seconds)
-                    }
-                };
+                self.cache_ttl = parse_ttl(value).map_err(bad)?;
+                if self.cache_ttl == Some(0) {
+                    return Err(bad("nothing would live; use never".to_owned()));
+                }
             }
             "cache-eviction-policy" => {
                 self.cache_eviction_policy = value.parse().map_err(|error: Error| bad(error.to_string()))?;
@@ -391,6 +384,26 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| "not a size; write it as 4096, 64MiB or 10G".to_owned())?;
     number.checked_mul(factor).ok_or_else(|| "it is too large".to_owned())
+}
+
+/// A time to live in seconds: `3600`, or with units `90m`, `7d`, `1h30m`; `never` is `None`.
+pub fn parse_ttl(text: &str) -> Result<Option<u32>, String> {
+    let text = text.trim();
+    if text == "never" {
+        return Ok(None);
+    }
+    let bad = "use seconds, or 90m, 7d, 1h30m, up to 136 years of 365d, or never";
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let span: jiff::Span = text.parse().map_err(|_| bad)?;
+            span.total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours())).map_err(|_| bad)?
+        }
+    };
+    if !seconds.is_finite() || seconds < 0.0 || seconds > f64::from(u32::MAX) {
+        return Err(bad.to_owned());
+    }
+    Ok(Some(seconds.ceil() as u32))
 }
 
 /// A duration: digits and `ms`, `s`, `m`, `h`, `d` or `w`; bare digits are seconds.

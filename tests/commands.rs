@@ -53,6 +53,20 @@ impl Shell {
     fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         self.text(arguments).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+
+    /// How a command ends that has a terminal, to which this is typed, and what that shows.
+    fn on_terminal(&self, arguments: &[&str], typed: &str) -> (Option<i32>, String) {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let side = || Stdio::from(terminal.slave.try_clone().unwrap());
+        let mut child = self.command(arguments).stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        drop(terminal.slave);
+        let mut ours = std::fs::File::from(terminal.master);
+        ours.write_all(typed.as_bytes()).unwrap();
+        let mut shown = Vec::new();
+        // It ends with EIO once nobody has the other side any longer.
+        let _ = ours.read_to_end(&mut shown);
+        (child.wait().unwrap().code(), String::from_utf8(shown).unwrap())
+    }
 }
 
 /// Runs a test with a store that is not mounted, and with one that is.
@@ -64,6 +78,22 @@ fn with_a_store(test: impl Fn(&Shell)) {
     shell.ends(0, &["rm", "first"], b"");
     test(&shell);
     if let Some(mounted) = Mounted::with(&["--cache-size-limit", "16MiB"]) {
+        println!("mounted");
+        test(&Shell { store: mounted.store(), dir: mounted.beside("work") });
+    }
+}
+
+/// The same with one of at most 96 MiB that may evict.
+fn with_a_limited_store(test: impl Fn(&Shell)) {
+    let dir = tempfile::tempdir().unwrap();
+    let shell = Shell { store: dir.path().join("store"), dir: dir.path().to_owned() };
+    shell.ends(0, &["set", "--create", "first", "--value", "x"], b"");
+    shell.ends(0, &["config", "storage-size-limit", "96MiB"], b"");
+    shell.ends(0, &["config", "cache-eviction-policy", "lru"], b"");
+    test(&shell);
+    let flags =
+        ["--cache-size-limit", "16MiB", "--storage-size-limit", "96MiB", "--cache-eviction-policy", "lru"];
+    if let Some(mounted) = Mounted::with(&flags) {
         println!("mounted");
         test(&Shell { store: mounted.store(), dir: mounted.beside("work") });
     }
@@ -95,6 +125,7 @@ fn what_is_not_there_is_1_and_what_is_wrong_is_2() {
         shell.ends(0, &["set", "dir/key"], b"x");
         for (code, arguments) in [
             (0, &["exists", "dir/key"][..]),
+            (2, &["touch", "dir/key", "--ttl", "1h", "--expiration"]),
             (0, &["exists", "dir"]),
             (1, &["exists", "other"]),
             (1, &["exists", "dir/key/below"]),
@@ -293,19 +324,7 @@ fn clear_and_cleanup_say_first_what_they_would_do() {
 fn clear_asks_on_a_terminal_and_shows_what_it_does() {
     with_a_store(|shell| {
         shell.ends(0, &["set", "a/b"], &lines(1000));
-        let clear = |answer: &str| {
-            let terminal = nix::pty::openpty(None, None).unwrap();
-            let side = || Stdio::from(terminal.slave.try_clone().unwrap());
-            let mut child =
-                shell.command(&["clear"]).stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
-            drop(terminal.slave);
-            let mut ours = std::fs::File::from(terminal.master);
-            ours.write_all(answer.as_bytes()).unwrap();
-            let mut shown = Vec::new();
-            // It ends with EIO once nobody has the other side any longer.
-            let _ = ours.read_to_end(&mut shown);
-            (child.wait().unwrap().code(), String::from_utf8(shown).unwrap())
-        };
+        let clear = |answer: &str| shell.on_terminal(&["clear"], answer);
         for answer in ["n\n", "\n", "ye\n"] {
             let (code, shown) = clear(answer);
             assert_eq!(code, Some(1), "{shown}");
@@ -346,6 +365,67 @@ fn marks_are_set_shown_and_taken_back_and_a_store_without_a_limit_is_aligned_alr
         }
         assert!(shell.text(&["align"]).contains("has no limit"));
         assert_eq!(shell.text(&["get", "a/b"]), "x");
+    });
+}
+
+#[test]
+fn align_evicts_to_the_limit_and_its_status_tells_when_it_could_not() {
+    with_a_limited_store(|shell| {
+        shell.ends(0, &["mark", "--evictable", "yes"], b"");
+        let mut state = 1_u32;
+        let mut noise = || -> Vec<u8> {
+            // xorshift: it does not compress.
+            let next = |_| {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                state as u8
+            };
+            (0..4 << 20).map(next).collect()
+        };
+        let excess = || {
+            let would = shell.json(&["align", "--dry-run", "--json"]).remove(0);
+            would["used"].as_u64().unwrap().saturating_sub(would["goal"].as_u64().unwrap())
+        };
+        let mut fill = |prefix: &str| {
+            // Stays below what begins eviction by itself.
+            (0..25).find(|n| {
+                shell.ends(0, &["set", &format!("{prefix}/{n}"), "--sync"], &noise());
+                excess() > 0
+            })
+        };
+        assert!(fill("a").is_some());
+        let keys = || shell.text(&["ls"]).lines().count();
+        let (before, said) = (keys(), shell.text(&["align", "--dry-run"]));
+        assert!(said.contains("would go first") && keys() == before, "{said}");
+        let done = shell.json(&["align", "--json"]).remove(0);
+        let evicted = done["evicted"].as_u64().unwrap() as usize;
+        assert!(evicted > 0 && keys() == before - evicted && excess() == 0, "{done}");
+        assert!(shell.text(&["align"]).starts_with("0 keys with 0 B"));
+        // Nothing of this may go.
+        shell.ends(0, &["mark", "--pinned", "yes"], b"");
+        assert!(fill("b").is_some());
+        let before = keys();
+        let refused = shell.run(&["align"], b"");
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stdout).contains("and should take"), "{refused:?}");
+        assert_eq!(keys(), before);
+        shell.ends(0, &["align", "--dry-run"], b"");
+    });
+}
+
+#[test]
+fn what_takes_long_shows_on_a_terminal_what_it_does() {
+    with_a_store(|shell| {
+        for (arguments, shows) in [
+            (&["align"][..], "evicting"),
+            (&["align", "--dry-run"], "looking for what would go"),
+            (&["cleanup"], "cleaning up"),
+        ] {
+            let (code, shown) = shell.on_terminal(arguments, "");
+            assert_eq!(code, Some(0), "{shown}");
+            assert!(shown.contains(shows), "{arguments:?}: {shown}");
+        }
     });
 }
 

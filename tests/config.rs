@@ -50,7 +50,13 @@ fn a_setting_of_a_later_version_is_refused_as_not_yet_available_and_its_default_
     assert!(text.contains("not yet available in this version"), "{text}");
     load("storage-encryption = 'none'\ncache-ttl = 'never'\ncache-eviction-policy = 'none'", &[], &[])
         .unwrap();
-    for (value, seconds) in [("'never'", None), ("'7d'", Some(604_800)), ("'1500ms'", Some(2))] {
+    for (value, seconds) in [
+        ("'never'", None),
+        ("'7d'", Some(604_800)),
+        ("'1500ms'", Some(2)),
+        ("'1h30m'", Some(5400)),
+        ("90", Some(90)),
+    ] {
         assert_eq!(load(&format!("cache-ttl = {value}"), &[], &[]).unwrap().cache_ttl, seconds, "{value}");
     }
     assert!(refusal("cache-ttl = '60000d'").contains("cache-ttl"));

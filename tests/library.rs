@@ -542,6 +542,29 @@ fn a_lock_excludes_other_processes() {
 }
 
 #[test]
+fn an_expiry_that_cannot_be_kept_is_refused_and_changes_nothing() {
+    at_each_door(|trial| {
+        let store = trial.store();
+        store.set("there", "x").unwrap();
+        let second = |n: u64| std::time::UNIX_EPOCH + Duration::from_secs(n);
+        for at in [second(9_223_372_037), second(253_402_300_799)] {
+            let late = SetOptions::new().expires(Expiry::At(at));
+            for key in ["new", "there"] {
+                assert!(matches!(store.set_with(key, "y", &late), Err(Error::Invalid(_))), "{at:?}");
+            }
+            assert!(matches!(store.expire("there", Expiry::At(at)), Err(Error::Invalid(_))), "{at:?}");
+        }
+        let long = Expiry::In(Duration::from_secs(1 << 32));
+        assert!(matches!(store.expire("there", long), Err(Error::Invalid(_))));
+        assert_eq!((store.get("new").unwrap(), store.get("there").unwrap()), (None, Some(b"x".to_vec())));
+        assert_eq!(store.stat("there").unwrap().unwrap().expires, None);
+        let last = second(9_223_372_036);
+        store.expire("there", Expiry::At(last)).unwrap();
+        assert_eq!(store.stat("there").unwrap().unwrap().expires, Some(last));
+    });
+}
+
+#[test]
 fn everything_can_be_cleared_and_cleaned_up() {
     at_each_door(|trial| {
         let store = trial.store();

@@ -21,9 +21,9 @@ pub struct Touch {
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<OsString>,
     /// Renew the expiry; so does naming neither
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["ttl", "expires"])]
     expiration: bool,
-    /// Renew the size on disk that is kept
+    /// Mark as used, and leave the expiry as it is; the stored size is counted with each change, not here
     #[arg(long)]
     size: bool,
     /// Give them this time to live from now on: 3600, 90m, 7d, or never

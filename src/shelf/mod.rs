@@ -6,9 +6,10 @@ pub mod uses;
 
 use std::time::Duration;
 
-use jiff::{SpanRelativeTo, Timestamp, Unit};
+use jiff::Timestamp;
 
 use crate::clock::Time;
+use crate::config;
 use crate::error::{Error, Result};
 use crate::pages::Class;
 
@@ -40,28 +41,9 @@ pub fn format_expires(at: Time) -> String {
     }
 }
 
-/// Reads a time to live: seconds (`3600`) or with units (`90m`, `7d`, `1h30m`); `never` is `None`.
+/// Reads a time to live, as [`config::parse_ttl`].
 pub fn parse_ttl(text: &str) -> Result<Option<u32>> {
-    let text = text.trim();
-    if text == "never" {
-        return Ok(None);
-    }
-    let bad = || {
-        Error::Invalid(format!(
-            "ttl {text:?}: use seconds, or 90m, 7d, 1h30m, up to 136 years of 365d, or never"
-        ))
-    };
-    let seconds = match text.parse::<f64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let span: jiff::Span = text.parse().map_err(|_| bad())?;
-            span.total((Unit::Second, SpanRelativeTo::days_are_24_hours())).map_err(|_| bad())?
-        }
-    };
-    if !seconds.is_finite() || seconds < 0.0 || seconds > f64::from(u32::MAX) {
-        return Err(bad());
-    }
-    Ok(Some(seconds.ceil() as u32))
+    config::parse_ttl(text).map_err(|why| Error::Invalid(format!("ttl {text:?}: {why}")))
 }
 
 /// What a touch renews.

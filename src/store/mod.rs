@@ -117,14 +117,14 @@ fn as_some_time<S: serde::Serializer>(time: &SystemTime, to: S) -> std::result::
     as_time(&Some(*time), to)
 }
 
-/// What a touch renews.
+/// What a touch renews. Whatever it is, the key is marked as used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touch {
     /// The expiry, by the time to live that the key was set with. A key that has none goes on without.
     Expiration,
-    /// The stored size.
+    /// Nothing but the mark of use: the stored size is counted with each change, so there is nothing to count anew.
     Size,
-    /// Both.
+    /// Both: the same as [`Touch::Expiration`].
     Both,
 }
 
@@ -160,8 +160,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Key`] and [`Error::NameTooLong`]: it is no key. [`Error::IsADirectory`]: other keys are below it.
-    /// [`Error::NotADirectory`]: a part of it is a key. [`Error::NoSpace`], [`Error::ReadOnly`], [`Error::Io`]: the
-    /// store does not take it. The key is as it was then; but where it was to be durable at once and the flush
+    /// [`Error::NotADirectory`]: a part of it is a key. [`Error::NoSpace`], [`Error::QuotaExceeded`], [`Error::ReadOnly`],
+    /// [`Error::Io`]: the store does not take it. The key is as it was then; but where it was to be durable at once and the flush
     /// failed, the new value may be seen until the store is closed.
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.set_with(key, value, &SetOptions::new())
@@ -171,7 +171,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::set`]; [`Error::Invalid`]: the time to live is longer than 136 years.
+    /// As [`Store::set`]; [`Error::Invalid`]: the time to live is longer than 136 years, or the end is beyond 2262.
     pub fn set_with(
         &self,
         key: impl AsRef<[u8]>,
@@ -190,7 +190,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Key`], [`Error::NameTooLong`]: it is no key. [`Error::IsADirectory`]; [`Error::Invalid`]: it is a
-    /// symbolic link or another file without content. [`Error::Damaged`]: what is stored is not what was.
+    /// symbolic link or another file without content. [`Error::Damaged`]: what is stored is not what was; of a store that
+    /// was connected to that is [`Error::Io`] with `EIO`, and the log of the mount names the damage.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         let key = key.as_ref();
         key::check(key)?;
@@ -201,7 +202,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::get`].
+    /// As [`Store::get`]. Damaged content is met by who reads it, as a [`std::io::Error`] that wraps the [`Error`].
     ///
     /// ```
     /// # use std::io::{Read, Write};
@@ -486,7 +487,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]: the store cannot be read. [`Error::Store`]: its daemon does not answer.
+    /// [`Error::Io`]: the store cannot be read. Of a store that was connected to: [`Error::NotFound`]: no daemon
+    /// listens there; [`Error::Store`]: it ended without an answer; [`Error::Config`]: its message, where it refuses or
+    /// fails.
     pub fn stats(&self) -> Result<Stats> {
         self.door.stats()
     }
@@ -495,7 +498,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`] and [`Error::Io`]: the disk failed; what was not durable before may be lost.
+    /// [`Error::ReadOnly`] and [`Error::Io`]: the disk failed; what was not durable before may be lost. Of a store that was
+    /// connected to these come as [`Error::Config`] with the daemon's message, as does that it serves too many or not this
+    /// user; [`Error::NotFound`]: no daemon listens there; [`Error::Store`]: it ended without an answer; [`Error::Io`]: it
+    /// cannot be talked to.
     pub fn sync(&self) -> Result<()> {
         self.door.sync()
     }
@@ -523,7 +529,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Io`], [`Error::Damaged`]: something could not be done.
+    /// [`Error::ReadOnly`], [`Error::Io`], [`Error::Damaged`]: something could not be done. Of a store that was connected to
+    /// damage is [`Error::Io`] with `EIO` and the daemon's message. [`Error::Store`]: its daemon does not answer;
+    /// [`Error::Config`]: it serves too many, or not this user.
     pub fn cleanup(&self) -> Result<Cleaned> {
         self.door.cleanup()
     }
@@ -544,8 +552,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::Damaged`]: the catalog cannot be read. What is damaged of the content is told in
-    /// [`Scrubbed::hurt`].
+    /// [`Error::Io`], [`Error::Damaged`]: the catalog cannot be read; of a store that was connected to as
+    /// [`Store::cleanup`] says. What is damaged of the content is told in [`Scrubbed::hurt`].
     ///
     /// ```
     /// # use larder::store::{Place, Store};
@@ -573,11 +581,12 @@ impl Store {
         self.door.align(true)
     }
 
-    /// Makes everything durable and closes the store, for all clones: what is called on them afterwards fails.
+    /// Makes everything durable and closes the store, for all clones: what is called on them afterwards fails. Of a store
+    /// that was connected to nothing is closed, and nothing made durable: its daemon goes on ([`Store::sync`] asks it).
     ///
     /// # Errors
     ///
-    /// As [`Store::sync`].
+    /// As [`Store::sync`]; but a store that had turned read-only before is closed without an error.
     pub fn close(self) -> Result<()> {
         self.door.close()
     }

@@ -8,7 +8,7 @@ use super::Store;
 use super::door::Door;
 use super::mounted::Mounted;
 use super::opened::Opened;
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::{FILE_NAME, NEW_FILE, Settings};
 use crate::error::{Error, Result};
 use crate::format::Codec;
@@ -37,7 +37,7 @@ pub enum Expiry {
     Never,
     /// So long after it is set, rounded up to a second. This is also the period that a touch renews.
     In(Duration),
-    /// At this time.
+    /// At this time, before 2262-04-11T23:47:17Z.
     At(SystemTime),
 }
 
@@ -45,7 +45,13 @@ impl Expiry {
     pub(super) fn to_volume(self) -> Result<volume::Expiry> {
         Ok(match self {
             Expiry::Never => volume::Expiry::Never,
-            Expiry::At(time) => volume::Expiry::At(time.into()),
+            Expiry::At(time) => {
+                let at = Time::from(time);
+                if at == Time::LAST {
+                    return Err(Error::Invalid("an expiry must be before 2262-04-11T23:47:17Z".into()));
+                }
+                volume::Expiry::At(at)
+            }
             Expiry::In(time) => {
                 let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
                 let too_long = |_| Error::Invalid(format!("a time to live of {seconds} s is too long"));
