@@ -279,6 +279,8 @@ fn a_value_beyond_a_limit_is_refused_through_each_door_and_the_key_keeps_the_old
     assert_eq!((set(&mounted.at("key"), "pinned", "1"), set(&mounted.at("dir"), "pinned", "1")), (0, 0));
     let file = mounted.beside("values").join("large");
     fs::write(&file, &large).unwrap();
+    let beside = mounted.beside("values").join("beside");
+    fs::write(&beside, &large[..2 << 20]).unwrap();
     assert_eq!(errno(fs::write(mounted.at("new"), &large)), ENOSPC);
     // It may have been evicted since it was closed.
     if let Err(error) = fs::remove_file(mounted.at("new")) {
@@ -323,6 +325,9 @@ fn a_value_beyond_a_limit_is_refused_through_each_door_and_the_key_keeps_the_old
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert_eq!(stderr(&output), "larder: key: no space left in the store\n");
+        let output = larder(dir, &["set", "dir/key", beside.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).starts_with("larder: dir/key: "), "{output:?}");
         assert_eq!(ends(dir, 0, &["ls"]), "dir/key\nkey\n");
         assert_eq!(ends(dir, 0, &["get", "key"]), "old");
     });

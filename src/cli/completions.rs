@@ -9,10 +9,14 @@ use super::Cli;
 use super::at::YES;
 use super::output::to_output;
 
+const EXIT: &str = "\
+Exit status: 0 done, 2 failed, or the command line is wrong.";
+
 /// Print the completions for a shell
 ///
 /// bash: larder completions bash > /etc/bash_completion.d/larder
 #[derive(clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Completions {
     shell: clap_complete::Shell,
 }
@@ -29,6 +33,7 @@ impl Completions {
 ///
 /// larder man /usr/local/share/man/man1
 #[derive(clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Man {
     dir: PathBuf,
 }

@@ -1,5 +1,5 @@
 //! The commands, one file each. They print, ask and exit: 0 when done, 1 when it failed, 2 when the
-//! command line is wrong; those on keys 0 for done and yes, 1 for not there and no, 2 when it failed. Errors go
+//! command line is wrong; those on keys 0 for done and yes, 1 for not there and no, 2 when it failed; each one's help tells. Errors go
 //! to stderr as `larder: what: why; what to do`.
 
 #[macro_use]

@@ -17,7 +17,7 @@ use super::daemon::{self, READY};
 /// STORE/larder.log. Settings come from the flags below, else from LARDER_* variables, else from
 /// STORE/larder.toml.
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = HELP)]
 pub struct Mount {
     /// The directory that holds the store
     store: PathBuf,
@@ -71,13 +71,16 @@ pub struct Mount {
     backup_count: Option<String>,
 }
 
-const EXAMPLES: &str = "\
+const HELP: &str = "\
 Examples:
   larder mount ~/store.larder ~/larder
   larder mount --storage-size-limit 10GiB --storage-compression zstd:3 /data/store /mnt/larder
   larder mount -o ro,nodev /data/store /mnt/larder
 In /etc/fstab, with scripts/mount.fuse.larder installed as /sbin/mount.fuse.larder:
-  /data/store  /mnt/larder  fuse.larder  defaults,cache-size-limit=64MiB  0  0";
+  /data/store  /mnt/larder  fuse.larder  defaults,cache-size-limit=64MiB  0  0
+
+Exit status: 0 the mount answers (with --foreground: it has ended, and everything is durable), 1 failed, also where
+a setting or an option of -o is refused, 2 the command line is wrong.";
 
 /// Whether a store would be made there.
 fn is_missing_or_empty(dir: &Path) -> bool {

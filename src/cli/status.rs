@@ -13,6 +13,7 @@ use super::human;
 
 /// Show sizes, compression ratio and cache use of mounted stores
 #[derive(clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Status {
     /// A store, or a mount point or a path below one; without it all mounted stores
     path: Option<PathBuf>,
@@ -20,6 +21,10 @@ pub struct Status {
     #[arg(long)]
     json: bool,
 }
+
+const EXIT: &str = "\
+Exit status: 0 shown, also where the store is not mounted, or none is, 1 failed, or the path leads to no store,
+2 the command line is wrong.";
 
 impl Status {
     pub fn run(self) -> Result<ExitCode> {

@@ -12,10 +12,15 @@ use larder::mount::{session, table};
 /// The `sync` of the system does not reach filesystems like this one; this does. Without a path, all
 /// mounted stores are synced.
 #[derive(clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Sync {
     /// A mount point, a path below one, or a mounted store
     path: Option<PathBuf>,
 }
+
+const EXIT: &str = "\
+Exit status: 0 everything is durable, or no path was named and no store is mounted, 1 failed at a store, or the one
+named is not mounted, 2 the command line is wrong.";
 
 impl Sync {
     pub fn run(self) -> Result<ExitCode> {

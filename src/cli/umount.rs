@@ -12,10 +12,16 @@ use larder::mount::{session, table};
 ///
 /// When it returns, the store may be copied, moved or mounted again, and survives a power failure as it is.
 #[derive(clap::Args)]
+#[command(after_help = EXIT)]
 pub struct Umount {
     /// Where the store is mounted
     mountpoint: PathBuf,
 }
+
+const EXIT: &str = "\
+Exit status: 0 unmounted, 1 failed: it is not mounted there or is in use, or not everything could be made durable,
+2 the command line is wrong. A mount whose daemon had died is removed with status 0; that what was not durable may
+be lost is said on stderr.";
 
 impl Umount {
     pub fn run(self) -> Result<ExitCode> {

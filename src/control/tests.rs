@@ -1,4 +1,5 @@
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
@@ -38,6 +39,36 @@ fn requests_are_answered_and_failures_come_with_their_reason() {
     assert!(error.contains("a flush failed"), "{error}");
     control.finish(&Ok(()));
     assert!(matches!(ask(store.path(), Request::Status), Err(Error::NotFound)));
+}
+
+#[test]
+fn who_is_neither_root_nor_the_owner_is_refused_though_the_socket_lets_him_in() {
+    const SOMEBODY: libc::uid_t = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can become somebody else");
+    }
+    let (store, _control) = serving();
+    for path in [store.path(), &store.path().join(SOCKET)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let asked_by = |uid: libc::uid_t| {
+        std::thread::scope(|scope| {
+            let asks = scope.spawn(|| {
+                #[expect(
+                    unsafe_code,
+                    reason = "glibc's call changes all threads, and this one is to be somebody else"
+                )]
+                // SAFETY: takes numbers only; the thread ends with the call's effect.
+                let done = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+                assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+                raw(store.path(), b"{\"command\":\"status\"}\n")
+            });
+            asks.join().unwrap()
+        })
+    };
+    let refused = asked_by(SOMEBODY);
+    assert!(refused.contains("only root and the user who mounted"), "{refused}");
+    assert!(asked_by(0).contains("inodes"));
 }
 
 #[test]

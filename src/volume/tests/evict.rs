@@ -512,6 +512,47 @@ fn a_lower_storage_limit_evicts_what_may_go() {
 }
 
 #[test]
+fn beyond_the_high_mark_keys_go_by_themselves_down_to_the_low_one_before_anybody_has_to_wait() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::Lru, 0);
+    for n in 0..20 {
+        file(&volume, ROOT, &format!("{n:02}"), 4 << 20, n);
+    }
+    // Between the high mark, an eighth short of the limit, and the limit.
+    let limit = volume.align(true).unwrap().used / 15 * 16;
+    volume.change_setting("storage-size-limit", &limit.to_string()).unwrap();
+    let begun = std::time::Instant::now();
+    while let Ok(would) = volume.align(true)
+        && would.excess() > 0
+    {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{would:?} of {limit}");
+    }
+    let left = names(&volume, ROOT);
+    assert!((10..20).contains(&left.len()) && left.contains(&"19".to_owned()), "{left:?}");
+    volume.close().unwrap();
+}
+
+#[test]
+fn the_name_of_a_file_may_be_relied_upon_for_a_minute_where_keys_are_evicted_so_that_its_use_is_seen() {
+    let minute = Some(Duration::from_secs(60));
+    for (policy, valid) in [(Policy::Lru, minute), (Policy::None, None)] {
+        let store = tempfile::tempdir().unwrap();
+        let volume = evicting(store.path(), policy, 1000);
+        file(&volume, ROOT, "file", 100, 1000);
+        dir(&volume, ROOT, "dir");
+        let look = |name: &str| volume.run(|v| v.lookup(ROOT, name.as_bytes())).unwrap();
+        assert_eq!((look("file").valid, look("dir").valid), (valid, None));
+        // An expiry that comes before is heeded, and one that comes behind is not waited for.
+        for (ttl, valid) in [("30", Some(Duration::from_secs(30))), ("3600", minute)] {
+            mark(&volume, look("file").attr.ino, "ttl", ttl);
+            let expires = Some(Duration::from_secs(ttl.parse().unwrap()));
+            assert_eq!(look("file").valid, if policy == Policy::Lru { valid } else { expires });
+        }
+        volume.close().unwrap();
+    }
+}
+
+#[test]
 fn below_a_lower_storage_limit_writers_find_no_room_and_all_else_goes_on() {
     let store = tempfile::tempdir().unwrap();
     let volume = evicting(store.path(), Policy::None, 0);

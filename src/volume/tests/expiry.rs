@@ -38,3 +38,34 @@ fn a_key_that_is_gone_is_not_brought_back_by_who_still_holds_it() {
     assert!(gone(volume.run(|v| v.lookup(ROOT, b"expired")).map(drop)));
     volume.close().unwrap();
 }
+
+#[test]
+fn a_cleanup_tells_what_has_expired_and_removes_it() {
+    // Between the two the janitor may come.
+    assert!((0..50).any(|_| cleaned_up() == 3), "the janitor was always first");
+}
+
+/// How many inodes a cleanup has removed of three that have expired.
+fn cleaned_up() -> u64 {
+    let store = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time(1000 * SECOND));
+    let volume = Volume::open(settings(store.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let dir = volume.run(|v| v.mkdir(&ROOTS, ROOT, b"dir", 0o755)).unwrap().attr.ino;
+    let below = volume.run(|v| v.mknod(&ROOTS, dir, b"below", 0o644, 0)).unwrap().attr.ino;
+    let [file, kept] = ["file", "kept"].map(|name| make(&volume, name));
+    for ino in [dir, file] {
+        volume.run(|v| v.setxattr(&ROOTS, ino, b"user.larder.ttl", b"10", 0)).unwrap();
+    }
+    [dir, below, file, kept].into_iter().for_each(|ino| volume.forget(ino, 1));
+    let before = volume.chores().unwrap();
+    assert_eq!((before.expired, before.unlinked), (0, 0));
+    let sweeping = volume.sweeping.lock();
+    clock.set(Time(1010 * SECOND));
+    assert_eq!(volume.chores().unwrap().expired, 2, "a directory counts as one");
+    drop(sweeping);
+    let cleaned = volume.cleanup().unwrap();
+    let left = volume.chores().unwrap();
+    assert_eq!((left.expired, left.unlinked, volume.tree.lock().counters.inodes), (0, 0, 2));
+    volume.close().unwrap();
+    cleaned.removed
+}
