@@ -5,7 +5,7 @@
 //!
 //! The rooms, from the ground up; each knows those above it in this list and none below:
 //!
-//! - [`format`], [`error`], [`clock`], [`io`], [`config`]: records and names, failures, time, files, settings
+//! - [`mod@format`], [`error`], [`clock`], [`io`], [`config`]: records and names, failures, time, files, settings
 //! - [`pages`]: the codec, frames and the segments that they are appended to
 //! - [`catalog`]: journal, in-memory table and index of all metadata
 //! - [`check`]: the check of a store that nobody has open; stands on all above

@@ -12,7 +12,7 @@
 //!   means that nothing can be said: no store, open elsewhere, a disk that fails.
 //!
 //! Memory: about 120 bytes an inode, 48 bytes for each page of those that are looked at together
-//! ([`content::TOGETHER`]), 32 MiB for the catalog, and the blocks that recovery writes.
+//! (`content::TOGETHER`), 32 MiB for the catalog, and the blocks that recovery writes.
 
 mod content;
 mod files;

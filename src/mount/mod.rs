@@ -2,9 +2,9 @@
 //! All that fuser gives and does not give stays behind this door.
 //!
 //! Invariants: the thread that reads /dev/fuse never waits for a disk, what would wait is handed to
-//! [`workers`]; notifications of names and of content are never sent from a thread that answers requests (the
+//! `workers`; notifications of names and of content are never sent from a thread that answers requests (the
 //! kernel may hold a directory's or a page's lock while it waits for our answer); an errno is chosen only in
-//! [`errno`]; the store is closed, and so durable, when [`session::run`] returns.
+//! [`errno`]; the store is closed, and so durable, when [`session::Session::run`] returns.
 
 mod adapter;
 mod convert;
