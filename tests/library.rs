@@ -542,6 +542,37 @@ fn a_lock_excludes_other_processes() {
 }
 
 #[test]
+fn limits_change_while_a_store_is_open_or_mounted_and_nothing_else_does() {
+    at_each_door(|trial| {
+        let store = trial.store();
+        let limits = || {
+            let stats = store.stats().unwrap();
+            (stats.size_limit, stats.cache_limit)
+        };
+        let before = limits();
+        for (name, value) in [
+            ("storage-size-limit", "1MiB"),
+            ("cache-size-limit", "much"),
+            ("commit-interval", "1s"),
+            ("no-such-setting", "1"),
+        ] {
+            let refused = store.change_setting(name, value);
+            assert!(matches!(refused, Err(Error::Config(_))), "{name} {value}: {refused:?}");
+        }
+        assert_eq!(limits(), before);
+        store.change_setting("storage-size-limit", "96MiB").unwrap();
+        store.change_setting("cache-size-limit", "24MiB").unwrap();
+        assert_eq!(limits(), (Some(96 << 20), 24 << 20));
+        store.set("key", text(1000)).unwrap();
+        store.change_setting("storage-size-limit", "none").unwrap();
+        assert_eq!(limits(), (None, 24 << 20));
+        assert_eq!(store.get("key").unwrap().unwrap(), text(1000));
+        trial.again();
+        assert_eq!(trial.store().stats().unwrap().cache_limit, before.1);
+    });
+}
+
+#[test]
 fn an_expiry_that_cannot_be_kept_is_refused_and_changes_nothing() {
     at_each_door(|trial| {
         let store = trial.store();

@@ -296,6 +296,16 @@ impl AsyncStore {
         self.run(Store::cleanup).await
     }
 
+    /// As [`Store::change_setting`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::change_setting`].
+    pub async fn change_setting(&self, name: &str, value: &str) -> Result<()> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.run(move |store| store.change_setting(&name, &value)).await
+    }
+
     /// As [`Store::clear`].
     ///
     /// # Errors

@@ -133,6 +133,10 @@ impl Door {
         through!(self, door => door.sync())
     }
 
+    pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {
+        through!(self, door => door.change_setting(name, value))
+    }
+
     pub fn clear(&self) -> Result<()> {
         through!(self, door => door.clear())
     }

@@ -506,6 +506,25 @@ impl Store {
         self.door.sync()
     }
 
+    /// Changes `storage-size-limit` or `cache-size-limit` at once, for as long as the store is open, or mounted; what is to
+    /// last goes into its `larder.toml`, too (`larder config` does both). Others are settings for opening
+    /// ([`Options::setting`]).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`]: it is another setting, or the value is not good; nothing has changed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = larder::Store::open(dir.path().join("store"))?;
+    /// store.change_setting("storage-size-limit", "10GiB")?;
+    /// assert_eq!(store.stats()?.size_limit, Some(10 << 30));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {
+        self.door.change_setting(name, value)
+    }
+
     /// Removes all keys and directories.
     ///
     /// # Errors

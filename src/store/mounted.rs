@@ -327,6 +327,12 @@ impl Mounted {
         crate::control::ask(&self.store, Request::Sync).map(drop)
     }
 
+    pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {
+        let change = format!("{name}={value}");
+        let request = Request::Set { body: change.len() as u32 };
+        crate::control::ask_with(&self.store, request, change.as_bytes()).map(drop)
+    }
+
     pub fn clear(&self) -> Result<()> {
         remote::ask(&self.store, &Call::Clear)
     }

@@ -174,6 +174,10 @@ impl Opened {
         self.volume()?.sync()
     }
 
+    pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {
+        self.volume()?.change_setting(name, value)
+    }
+
     pub fn clear(&self) -> Result<()> {
         self.volume()?.clear(&self.caller)
     }
