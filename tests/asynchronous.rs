@@ -50,6 +50,17 @@ async fn what_is_awaited_does_what_the_blocking_call_does() {
     assert_eq!(store.align().await.unwrap().evicted, 0);
     store.cleanup().await.unwrap();
     assert!(store.exists("a/b").await.unwrap());
+    store.change_setting("storage-size-limit", "96MiB").await.unwrap();
+    assert!(matches!(store.change_setting("commit-interval", "1s").await, Err(Error::Config(_))));
+    assert_eq!(store.stats().await.unwrap().size_limit, Some(96 << 20));
+    store.set("dir/a", "x").await.unwrap();
+    assert!(store.delete_all("dir").await.unwrap() && !store.delete_all("dir").await.unwrap());
+    assert_eq!(store.chores().await.unwrap().expired, 0);
+    assert!(store.would_align().await.unwrap().goal.is_some());
+    assert!(store.scrub(larder::store::Place::default(), u64::MAX).await.unwrap().hurt.is_empty());
+    let outcome =
+        store.try_lock("key", async { store.try_lock("key", async {}).await.unwrap() }).await.unwrap();
+    assert_eq!(outcome, Some(None), "it is held within");
     store.clear().await.unwrap();
     assert!(listed(&store, "").await.is_empty());
     store.set("a/b", "value").await.unwrap();

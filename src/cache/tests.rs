@@ -360,29 +360,39 @@ fn content_that_others_hold_stays_as_it_is_when_its_page_is_written_to() {
     cache.state.lock().verify();
 }
 
-#[test]
-fn while_someone_urges_what_is_dirty_is_due_whatever_its_age() {
-    let cache = Cache::new(1 << 20, 1 << 19);
-    let (an_hour, limit) = (Duration::from_secs(3600), Duration::from_secs(60));
-    cache.write(id(1, 0), 0, b"young", PAGE, Base::Absent).unwrap();
-    assert!(cache.flush_due(an_hour, 1 << 20).is_empty());
+/// An age at which nothing here is due, and more time than anybody is to wait.
+const AN_HOUR: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_secs(60);
+
+/// Does something while a thread waits for what is due, which tells how long that was.
+fn beside_who_waits(cache: &Cache, act: impl FnOnce(std::thread::ScopedJoinHandle<'_, Duration>)) {
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| {
             let begun = Instant::now();
-            cache.wait_due(an_hour, limit);
+            cache.wait_due(AN_HOUR, LONG);
             begun.elapsed()
         });
         while cache.state.lock().due_waiters == 0 {
             std::thread::yield_now();
         }
+        act(waits);
+    });
+}
+
+#[test]
+fn while_someone_urges_what_is_dirty_is_due_whatever_its_age() {
+    let cache = Cache::new(1 << 20, 1 << 19);
+    cache.write(id(1, 0), 0, b"young", PAGE, Base::Absent).unwrap();
+    assert!(cache.flush_due(AN_HOUR, 1 << 20).is_empty());
+    beside_who_waits(&cache, |waits| {
         cache.urged(|| {
-            assert!(waits.join().unwrap() < limit / 2);
-            let flush = cache.flush_due(an_hour, 1 << 20).remove(0);
+            assert!(waits.join().unwrap() < LONG / 2);
+            let flush = cache.flush_due(AN_HOUR, 1 << 20).remove(0);
             assert_eq!(cache.finish_flush(&flush), Flushed::Stored { patches: 0..0 });
         });
     });
     cache.write(id(1, 0), 0, b"again", PAGE, Base::Absent).unwrap();
-    assert!(cache.flush_due(an_hour, 1 << 20).is_empty());
+    assert!(cache.flush_due(AN_HOUR, 1 << 20).is_empty());
 }
 
 #[test]
@@ -393,19 +403,10 @@ fn new_files_that_are_due_wake_who_waits_for_that() {
     let riding: Vec<(Ino, u8, &[u8])> = (1..6).map(|ino| (Ino(ino), 17, &large[..])).collect();
     for files in [vec![(Ino(1), 12, &full[..])], riding] {
         let cache = Cache::new(1 << 20, 512 << 10);
-        let (an_hour, limit) = (Duration::from_secs(3600), Duration::from_secs(60));
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| {
-                let begun = Instant::now();
-                cache.wait_due(an_hour, limit);
-                begun.elapsed()
-            });
-            while cache.state.lock().due_waiters == 0 {
-                std::thread::yield_now();
-            }
+        beside_who_waits(&cache, |waits| {
             cache.write_new(&files).unwrap();
-            assert!(waits.join().unwrap() < limit / 2, "{} files", files.len());
+            assert!(waits.join().unwrap() < LONG / 2, "{} files", files.len());
         });
-        assert_eq!(cache.flush_due(an_hour, 1 << 20).len(), files.len());
+        assert_eq!(cache.flush_due(AN_HOUR, 1 << 20).len(), files.len());
     }
 }

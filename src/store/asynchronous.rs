@@ -37,7 +37,8 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::{
-    Aligned, Batch, Cleaned, Expiry, Key, Keys, Options, Reader, SetOptions, Stat, Store, Touch, Writer,
+    Aligned, Batch, Chores, Cleaned, Expiry, Key, Keys, Options, Place, Reader, Scrubbed, SetOptions, Stat,
+    Stats, Store, Touch, Writer,
 };
 use crate::error::{Error, Result};
 
@@ -165,6 +166,16 @@ impl AsyncStore {
         self.run(move |store| store.delete(key)).await
     }
 
+    /// As [`Store::delete_all`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::delete_all`].
+    pub async fn delete_all(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = Key::new(key)?;
+        self.run(move |store| store.delete_all(key)).await
+    }
+
     /// As [`Store::apply`].
     ///
     /// # Errors
@@ -259,6 +270,23 @@ impl AsyncStore {
         }
     }
 
+    /// As [`Store::try_lock`], while a future runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::lock`].
+    pub async fn try_lock<T>(
+        &self,
+        key: impl AsRef<[u8]>,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>> {
+        let key = Key::new(key)?;
+        match self.run(move |store| store.door.lock(&key, false)).await? {
+            Some(_lock) => Ok(Some(work.await)),
+            None => Ok(None),
+        }
+    }
+
     /// As [`Store::has`].
     ///
     /// # Errors
@@ -294,6 +322,42 @@ impl AsyncStore {
     /// As [`Store::cleanup`].
     pub async fn cleanup(&self) -> Result<Cleaned> {
         self.run(Store::cleanup).await
+    }
+
+    /// As [`Store::stats`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::stats`].
+    pub async fn stats(&self) -> Result<Stats> {
+        self.run(Store::stats).await
+    }
+
+    /// As [`Store::chores`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::chores`].
+    pub async fn chores(&self) -> Result<Chores> {
+        self.run(Store::chores).await
+    }
+
+    /// As [`Store::would_align`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::would_align`].
+    pub async fn would_align(&self) -> Result<Aligned> {
+        self.run(Store::would_align).await
+    }
+
+    /// As [`Store::scrub`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::scrub`].
+    pub async fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed> {
+        self.run(move |store| store.scrub(from, bytes)).await
     }
 
     /// As [`Store::change_setting`].
