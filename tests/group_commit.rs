@@ -44,7 +44,8 @@ fn eight_writers_of_small_durable_writes_have_four_times_the_rate_of_one() {
     let volume = open(&disk);
     let files: Vec<Ino> = (0..8).map(|n| make(&volume, &format!("file{n}"))).collect();
     volume.sync().unwrap();
-    disk.set_sync_delay(Duration::from_millis(1));
+    // So long that it is the flush that a write waits for, also where other tests have the processors.
+    disk.set_sync_delay(Duration::from_millis(4));
     let flushes = || volume.stats().unwrap().flushes;
     // A processor that is busy elsewhere can spoil a round.
     let mut rounds = Vec::new();
@@ -53,11 +54,11 @@ fn eight_writers_of_small_durable_writes_have_four_times_the_rate_of_one() {
         let before = flushes();
         let together = durable_writes(&volume, &files, 100);
         rounds.push((8.0 * alone.as_secs_f64() / together.as_secs_f64(), flushes() - before));
-        if rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 200) {
+        if rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 150) {
             break;
         }
     }
-    let reached = rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 200);
+    let reached = rounds.iter().any(|(gain, shared)| *gain >= 4.0 && *shared <= 150);
     assert!(reached, "the gain of 8 threads, and the flushes of their 800 writes: {rounds:?}");
     disk.set_sync_delay(Duration::ZERO);
     volume.close().unwrap();

@@ -2,32 +2,73 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::journal;
 use super::local::Inner;
 use crate::error::{Error, Result};
 
+/// Those whom a flush had are waited for as long as a fourth of the flush took.
+const GATHER: u32 = 4;
+/// After so many times in vain a leader waits only every 64th time.
+const MOST_IN_VAIN: u32 = 6;
+
 /// The state of durability.
 #[derive(Debug)]
 pub(super) struct Commits {
-    /// Whether a leader is at work.
-    leading: Mutex<bool>,
+    callers: Mutex<Callers>,
+    /// A flush is done.
     done: Condvar,
+    /// One more waits for the leader.
+    came: Condvar,
     /// The newest batch that is durable together with what it refers to.
     durable: AtomicU64,
     flushes: AtomicU64,
     poison: OnceLock<String>,
 }
 
+/// Who asks for a flush.
+#[derive(Debug)]
+struct Callers {
+    /// Whether a leader is at work.
+    leading: bool,
+    /// How many wait for the leader.
+    waiting: usize,
+    /// How many the last flush had, and those who came meanwhile.
+    last: usize,
+    /// When the last flush ended, and how long it took.
+    ended: Instant,
+    took: Duration,
+    /// How often in succession not even half of those came whom a leader waited for, and how many leaders do not wait,
+    /// because of that.
+    in_vain: u32,
+    pass_over: u32,
+}
+
+impl Callers {
+    /// How many of those whom the last flush had are not back, when one of them leads.
+    fn missing(&self) -> usize {
+        self.last.saturating_sub(self.waiting + 1)
+    }
+}
+
 /// Ends the lead, also when `before` panics: the followers choose another leader.
-struct Lead<'a>(&'a Commits);
+struct Lead<'a> {
+    commits: &'a Commits,
+    began: Instant,
+}
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        *self.0.leading.lock() = false;
-        self.0.done.notify_all();
+        let mut callers = self.commits.callers.lock();
+        callers.leading = false;
+        // Who is not served comes again.
+        callers.last = 1 + std::mem::take(&mut callers.waiting);
+        callers.ended = Instant::now();
+        callers.took = callers.ended - self.began;
+        self.commits.done.notify_all();
     }
 }
 
@@ -35,8 +76,17 @@ impl Commits {
     /// Everything up to `durable` is durable.
     pub fn new(durable: u64) -> Commits {
         Commits {
-            leading: Mutex::new(false),
+            callers: Mutex::new(Callers {
+                leading: false,
+                waiting: 0,
+                last: 0,
+                ended: Instant::now(),
+                took: Duration::ZERO,
+                in_vain: 0,
+                pass_over: 0,
+            }),
             done: Condvar::new(),
+            came: Condvar::new(),
             durable: AtomicU64::new(durable),
             flushes: AtomicU64::new(0),
             poison: OnceLock::new(),
@@ -91,21 +141,39 @@ impl Commits {
 
     /// Makes batches up to `upto` durable, as [`super::Engine::sync`] says.
     pub fn sync(&self, upto: u64, inner: &Inner, before: &dyn Fn() -> Result<()>) -> Result<()> {
-        let mut leading = self.leading.lock();
+        let mut callers = self.callers.lock();
         loop {
             self.check()?;
             if self.durable() >= upto {
                 return Ok(());
             }
-            if !*leading {
+            if !callers.leading {
                 break;
             }
-            self.done.wait(&mut leading);
+            callers.waiting += 1;
+            self.came.notify_one();
+            self.done.wait(&mut callers);
         }
-        *leading = true;
-        drop(leading);
-        let _lead = Lead(self);
+        callers.leading = true;
+        self.gather(&mut callers);
+        drop(callers);
+        let _lead = Lead { commits: self, began: Instant::now() };
         self.lead(inner, before)
+    }
+
+    /// Waits a moment for those whom the last flush had: they would else wait for the flush behind this one, and the
+    /// callers go in two halves, each of which waits for the other.
+    fn gather(&self, callers: &mut MutexGuard<'_, Callers>) {
+        if callers.pass_over > 0 {
+            callers.pass_over -= 1;
+            return;
+        }
+        let until = callers.ended + callers.took / GATHER;
+        let missed = callers.missing();
+        while callers.missing() > 0 && !self.came.wait_until(callers, until).timed_out() {}
+        callers.in_vain =
+            if callers.missing() <= missed / 2 { 0 } else { (callers.in_vain + 1).min(MOST_IN_VAIN) };
+        callers.pass_over = (1 << callers.in_vain) - 1;
     }
 
     fn lead(&self, inner: &Inner, before: &dyn Fn() -> Result<()>) -> Result<()> {
