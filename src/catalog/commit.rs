@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 
 /// Those whom a flush had are waited for as long as a fourth of the flush took.
 const GATHER: u32 = 4;
+/// The longest such wait; and the shortest, as the kernel takes some 50 µs to end a shorter one.
+const GATHER_AT_MOST: Duration = Duration::from_millis(5);
+const GATHER_AT_LEAST: Duration = Duration::from_micros(50);
 /// After so many times in vain a leader waits only every 64th time.
 const MOST_IN_VAIN: u32 = 6;
 
@@ -21,7 +24,7 @@ pub(super) struct Commits {
     callers: Mutex<Callers>,
     /// A flush is done.
     done: Condvar,
-    /// One more waits for the leader.
+    /// All whom the leader waits for are there.
     came: Condvar,
     /// The newest batch that is durable together with what it refers to.
     durable: AtomicU64,
@@ -151,7 +154,9 @@ impl Commits {
                 break;
             }
             callers.waiting += 1;
-            self.came.notify_one();
+            if callers.missing() == 0 {
+                self.came.notify_one();
+            }
             self.done.wait(&mut callers);
         }
         callers.leading = true;
@@ -164,12 +169,15 @@ impl Commits {
     /// Waits a moment for those whom the last flush had: they would else wait for the flush behind this one, and the
     /// callers go in two halves, each of which waits for the other.
     fn gather(&self, callers: &mut MutexGuard<'_, Callers>) {
+        let wait = (callers.took / GATHER).min(GATHER_AT_MOST);
+        if wait < GATHER_AT_LEAST {
+            return;
+        }
         if callers.pass_over > 0 {
             callers.pass_over -= 1;
             return;
         }
-        let until = callers.ended + callers.took / GATHER;
-        let missed = callers.missing();
+        let (until, missed) = (callers.ended + wait, callers.missing());
         while callers.missing() > 0 && !self.came.wait_until(callers, until).timed_out() {}
         callers.in_vain =
             if callers.missing() <= missed / 2 { 0 } else { (callers.in_vain + 1).min(MOST_IN_VAIN) };
@@ -177,6 +185,7 @@ impl Commits {
     }
 
     fn lead(&self, inner: &Inner, before: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.check()?;
         // What is applied from here on may refer to what `before` does not reach.
         let vouched = inner.writer.lock().last_batch;
         self.must("flushing content", before())?;

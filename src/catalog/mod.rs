@@ -99,8 +99,8 @@ pub trait Engine: Send + Sync {
     fn last_seq(&self) -> Seq;
 
     /// Makes all batches up to `upto` durable. One flush serves all callers that wait (leader and
-    /// followers), and a caller whose batches are durable already does not wait. `before` is called
-    /// by the leader ahead of the flush and makes durable what batches refer to; the mark that is
+    /// followers), and a caller whose batches are durable already does not wait. The leader waits up to 5 ms for those whom
+    /// the last flush had. `before` is called by the leader ahead of the flush and makes durable what batches refer to; the mark that is
     /// then written says that up to here nothing needs to be verified at replay.
     /// A failed flush poisons the engine: this and every later call fail, and `apply` says `ReadOnly`.
     fn sync(&self, upto: Seq, before: &dyn Fn() -> Result<()>) -> Result<()>;
