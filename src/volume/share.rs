@@ -4,6 +4,8 @@
 //! which may be shared leaves a release in the same batch; releases are worked off in the background,
 //! where the count can be read without haste. One thread at a time changes counts (`owners` lock).
 
+use parking_lot::MutexGuard;
+
 use super::Volume;
 use super::draft::{Draft, Recorded};
 use super::types::{Need, Pause};
@@ -29,8 +31,8 @@ impl Volume {
     ) -> Result<u64> {
         let count = count.min(SHARE_BATCH) as u32;
         // A page that gives up the same frame twice leaves one release: the first must be worked off before.
-        self.work_off_releases()?;
-        let _owners = self.owners.lock();
+        let mut owners = self.owners.lock();
+        self.work_off_all(&mut owners)?;
         for _ in 0..SHARE_TRIES {
             self.run(|volume| volume.ready_to_add())?;
             // Both in frames: what is in memory of the target is about to be replaced.
@@ -42,7 +44,7 @@ impl Volume {
                 Ok((from_version, tree.file(to)?.version))
             })?;
             let mut sources = Vec::new();
-            let mut owners = Vec::new();
+            let mut counts = Vec::new();
             let mut replaced = Vec::new();
             for step in 0..count {
                 if let Some(record) = self.page_record(from, PageNo(first.0 + step))? {
@@ -50,7 +52,7 @@ impl Volume {
                         return Err(self.page_is_lost(from, PageNo(first.0 + step)));
                     }
                     sources.push((PageNo(target.0 + step), record));
-                    owners.push(self.owners_of(record.extent)?.unwrap_or(1) + 1);
+                    counts.push(self.owners_of(record.extent)?.unwrap_or(1) + 1);
                 }
                 if let Some(old) = self.page_record(to, PageNo(target.0 + step))? {
                     replaced.push((PageNo(target.0 + step), old));
@@ -94,7 +96,7 @@ impl Volume {
             self.remove_pages(&mut draft, to, &mut rec, &replaced, target, PageNo(target.0 + count));
             rec.shared |= !sources.is_empty();
             let mut counted: Vec<(Extent, u32)> = Vec::new();
-            for ((no, record), owners) in sources.into_iter().zip(owners) {
+            for ((no, record), owners) in sources.into_iter().zip(counts) {
                 draft.batch.put_record(keys::page(to, no), &record);
                 // The same frame may come up several times in one range.
                 let again = counted.iter_mut().find(|(extent, _)| *extent == record.extent);
@@ -137,19 +139,27 @@ impl Volume {
 
     /// Works off the releases of possibly shared frames.
     pub(super) fn work_off_releases(&self) -> Result<()> {
-        let releases = std::mem::take(&mut self.tree.lock().releases);
-        let mut why = None;
-        for key in releases {
+        self.work_off_all(&mut self.owners.lock())
+    }
+
+    /// Whoever has `owners` finds what is not worked off in the list.
+    fn work_off_all(&self, owners: &mut MutexGuard<'_, ()>) -> Result<()> {
+        let (mut failed, mut why) = (Vec::new(), None);
+        loop {
+            let Some(key) = self.tree.lock().releases.pop() else { break };
             if let Err(error) = self.work_off(&key) {
-                self.tree.lock().releases.push(key);
+                failed.push(key);
                 why = Some(error);
             }
+            if failed.is_empty() {
+                MutexGuard::bump(owners);
+            }
         }
+        self.tree.lock().releases.append(&mut failed);
         why.map_or(Ok(()), Err)
     }
 
     fn work_off(&self, key: &[u8]) -> Result<()> {
-        let _owners = self.owners.lock();
         let (Some(value), Some((segment, offset))) = (self.engine.get(key)?, keys::release_of(key)) else {
             return Ok(());
         };
