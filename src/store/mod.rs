@@ -487,9 +487,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]: the store cannot be read. Of a store that was connected to: [`Error::NotFound`]: no daemon
-    /// listens there; [`Error::Store`]: it ended without an answer; [`Error::Config`]: its message, where it refuses or
-    /// fails.
+    /// [`Error::Io`], [`Error::Damaged`]: the store cannot be read. Of a store that was connected to: [`Error::Store`]: its
+    /// daemon does not answer; [`Error::Config`]: it serves too many, or not this user.
     pub fn stats(&self) -> Result<Stats> {
         self.door.stats()
     }
@@ -499,9 +498,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::ReadOnly`] and [`Error::Io`]: the disk failed; what was not durable before may be lost. Of a store that was
-    /// connected to these come as [`Error::Config`] with the daemon's message, as does that it serves too many or not this
-    /// user; [`Error::NotFound`]: no daemon listens there; [`Error::Store`]: it ended without an answer; [`Error::Io`]: it
-    /// cannot be talked to.
+    /// connected to: [`Error::Store`]: its daemon does not answer; [`Error::Config`]: it serves too many, or not this user.
     pub fn sync(&self) -> Result<()> {
         self.door.sync()
     }
@@ -548,9 +545,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], [`Error::Io`], [`Error::Damaged`]: something could not be done. Of a store that was connected to
-    /// damage is [`Error::Io`] with `EIO` and the daemon's message. [`Error::Store`]: its daemon does not answer;
-    /// [`Error::Config`]: it serves too many, or not this user.
+    /// [`Error::ReadOnly`], [`Error::Io`], [`Error::Damaged`]: something could not be done. Of a store that was connected to:
+    /// [`Error::Store`]: its daemon does not answer; [`Error::Config`]: it serves too many, or not this user.
     pub fn cleanup(&self) -> Result<Cleaned> {
         self.door.cleanup()
     }

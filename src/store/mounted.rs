@@ -319,12 +319,11 @@ impl Mounted {
     }
 
     pub fn stats(&self) -> Result<Stats> {
-        let figures = crate::control::ask(&self.store, Request::Status)?;
-        serde_json::from_value(figures).map_err(|error| Error::io("reading the figures")(error.into()))
+        remote::ask(&self.store, &Call::Stats)
     }
 
     pub fn sync(&self) -> Result<()> {
-        crate::control::ask(&self.store, Request::Sync).map(drop)
+        remote::ask(&self.store, &Call::Sync)
     }
 
     pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {

@@ -36,13 +36,25 @@ pub(super) enum Call<'a> {
         from: Place,
         bytes: u64,
     },
+    Stats,
+    Sync,
 }
 
 /// Answers a request. What comes from the client is not trusted: it may be anything. `read_only`: nothing is changed.
 pub fn answer(volume: &Volume, client: &Client, read_only: bool) -> Value {
     match perform(volume, client, read_only) {
         Ok(done) => json!({ "done": done }),
-        Err(error) => json!({ "errno": errno(&error), "why": plain(&error) }),
+        Err(error) => json!({ "errno": sent(&error), "why": plain(&error) }),
+    }
+}
+
+/// What filesystems call damage, which the kernel hears of as EIO.
+const DAMAGED: i32 = libc::EUCLEAN;
+
+fn sent(error: &Error) -> i32 {
+    match error {
+        Error::Damaged(_) => DAMAGED,
+        other => errno(other),
     }
 }
 
@@ -83,6 +95,8 @@ fn perform(volume: &Volume, client: &Client, read_only: bool) -> Result<Value> {
         Call::Cleanup => value(serde_json::to_value(volume.cleanup()?)),
         Call::Align { dry_run } => value(serde_json::to_value(volume.align(dry_run)?)),
         Call::Scrub { from, bytes } => value(serde_json::to_value(volume.scrub(from, bytes)?)),
+        Call::Stats => value(serde_json::to_value(volume.stats()?)),
+        Call::Sync => volume.sync().map(|()| Value::Null),
     };
     // Whoever asked will look through the mount next.
     volume.wait_told();
@@ -92,7 +106,8 @@ fn perform(volume: &Volume, client: &Client, read_only: bool) -> Result<Value> {
 /// An error's text without what its kind adds to it on the other side.
 fn plain(error: &Error) -> String {
     match error {
-        Error::ReadOnly(why) => why.clone(),
+        Error::ReadOnly(why) | Error::Damaged(why) => why.clone(),
+        Error::Io { what, source } if source.raw_os_error() == Some(libc::EIO) => what.clone(),
         other => other.to_string(),
     }
 }
@@ -134,6 +149,7 @@ pub(super) fn error_of(errno: i32, why: &str) -> Error {
         libc::ESTALE => Error::Stale,
         libc::EINVAL => Error::Invalid(why.to_owned()),
         libc::EROFS => Error::ReadOnly(why.to_owned()),
+        DAMAGED => Error::Damaged(why.to_owned()),
         _ => Error::Io { what: why.to_owned(), source: std::io::Error::from_raw_os_error(errno) },
     }
 }
