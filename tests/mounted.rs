@@ -174,6 +174,7 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
     fs::write(mounted.at("lasting"), "x").unwrap();
     fs::create_dir_all(mounted.at("dir/below")).unwrap();
     fs::write(mounted.at("dir/below/file"), "x").unwrap();
+    let mut held = File::options().read(true).open(mounted.at("brief")).unwrap();
     let start = Instant::now();
     set_attribute(&mounted.at("brief"), "ttl", "4s").unwrap();
     set_attribute(&mounted.at("dir"), "ttl", "4").unwrap();
@@ -181,8 +182,7 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
     assert!(attribute(&mounted.at("brief"), "expires").unwrap().contains('T'), "a time of RFC 3339");
     let left: u64 = attribute(&mounted.at("brief"), "ttl").unwrap().parse().unwrap();
     assert!(left <= 4);
-    // The kernel has it all cached now.
-    let mut held = File::options().read(true).open(mounted.at("brief")).unwrap();
+    // The kernel has it all cached then.
     for path in ["brief", "dir/below/file", "dir"] {
         assert!(
             mounted.at(path).exists() || start.elapsed() > Duration::from_secs(3),
@@ -190,9 +190,11 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
         );
     }
     for path in ["brief", "dir/below/file", "dir"] {
-        let mut seen = Duration::ZERO;
+        let (mut seen, mut last, mut pause) = (Duration::ZERO, set.elapsed(), Duration::ZERO);
         wait_until(path, Duration::from_secs(60), || {
             let now = set.elapsed();
+            pause = pause.max(now - last);
+            last = now;
             let there = mounted.at(path).exists();
             if there {
                 seen = now;
@@ -201,7 +203,8 @@ fn an_expired_key_is_gone_at_its_second_and_no_other_is() {
         });
         let gone = start.elapsed();
         assert!(gone > Duration::from_secs(3), "{path} is gone after {gone:?}");
-        assert!(seen < Duration::from_secs(5), "{path} is still there after {seen:?}");
+        // A machine that leaves this process alone for a while leaves the daemon alone, too.
+        assert!(seen < Duration::from_secs(5) + pause, "{path} is still there after {seen:?}");
     }
     let names: Vec<_> = fs::read_dir(mounted.point()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["lasting"], "what is listed");
@@ -241,12 +244,12 @@ fn an_expiry_survives_a_remount() {
 fn an_expiry_can_be_taken_back() {
     let Some(mounted) = Mounted::new() else { return };
     fs::write(mounted.at("key"), "x").unwrap();
-    set_attribute(&mounted.at("key"), "ttl", "2s").unwrap();
+    set_attribute(&mounted.at("key"), "ttl", "4s").unwrap();
     set_attribute(&mounted.at("key"), "expires", "never").unwrap();
     assert_eq!(attribute(&mounted.at("key"), "expires").filter(|value| value != "never"), None);
     set_attribute(&mounted.at("key"), "expires", "2100-01-01T00:00:00Z").unwrap();
     assert!(attribute(&mounted.at("key"), "expires").unwrap().starts_with("2100-01-01T00:00:00"));
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(4500));
     assert!(mounted.at("key").exists(), "the first expiry counts no longer");
 }
 
@@ -554,7 +557,7 @@ fn an_unlinked_file_stays_for_who_holds_it_and_is_reclaimed_then() {
     assert_ne!(fs::metadata(&path).unwrap().ino(), file.metadata().unwrap().ino());
     fs::remove_file(&path).unwrap();
     drop(file);
-    wait_until("reclaiming", Duration::from_secs(20), || inodes() == before);
+    wait_until("reclaiming", Duration::from_secs(60), || inodes() == before);
 }
 
 #[test]
@@ -683,7 +686,7 @@ fn what_was_acknowledged_is_there_after_kill_9_and_the_dead_mount_is_replaced() 
     drop(synced);
     mounted.kill();
     // What was under way when the daemon died gets another errno first.
-    wait_until("the mount is dead", Duration::from_secs(10), || {
+    wait_until("the mount is dead", Duration::from_secs(60), || {
         fs::metadata(mounted.point()).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
     });
     mounted.mount();

@@ -96,7 +96,7 @@ fn what_is_open_of_larders_own_stays_as_it_was_and_who_opens_it_again_sees_the_p
     assert!(matches!(refused.raw_os_error(), Some(libc::ENFILE | libc::EMFILE)), "{refused}");
     assert!(open.len() > 500, "{}", open.len());
     drop(open);
-    support::mounted::wait_until("room for another", std::time::Duration::from_secs(10), || {
+    support::mounted::wait_until("room for another", std::time::Duration::from_secs(60), || {
         File::open(&metrics).is_ok()
     });
 }

@@ -147,7 +147,7 @@ fn an_interrupted_scrub_goes_on_where_it_was_and_keeps_to_its_rate() {
     };
     let mut child = command(&["--rate", "1MiB"]).stdout(Stdio::piped()).spawn().unwrap();
     let noted = path.join("scrub.json");
-    wait_until("how far it has come", Duration::from_secs(20), || noted.exists());
+    wait_until("how far it has come", Duration::from_secs(60), || noted.exists());
     child.kill().unwrap();
     let mut first = String::new();
     child.stdout.take().unwrap().read_to_string(&mut first).unwrap();

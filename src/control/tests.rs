@@ -135,7 +135,7 @@ fn clients_that_stall_in_each_place_hold_up_the_others_for_as_long_as_they_may_t
         .collect();
     let begun = std::time::Instant::now();
     assert!(ask(store.path(), Request::Status).is_ok());
-    assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < 12 * PATIENCE, "{:?}", begun.elapsed());
     drop(stalled);
     control.finish(&Ok(()));
 }

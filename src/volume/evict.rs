@@ -271,10 +271,10 @@ impl Volume {
     /// Evicts until no more than the low mark is taken, or nothing more can go, or only so many are left that may. A turn at a
     /// time: writers that find no room wait for one, not for all.
     pub(super) fn evict_down(&self, keep: usize) -> Result<Aligned> {
-        let goal = self.marks().map(|marks| marks.low);
-        let mut aligned = Aligned { goal, ..Aligned::default() };
+        let mut aligned = Aligned::default();
         loop {
             let mut evictor = self.evicting.lock();
+            aligned.goal = self.marks().map(|marks| marks.low);
             // What is dead already goes first.
             self.clear_out()?;
             aligned.used = self.used();

@@ -154,7 +154,7 @@ fn what_is_made_where_a_directory_says_so_goes_by_itself_and_cp_carries_that_alo
     for dir in [&mounted.point(), &brief, &lasting] {
         fs::write(dir.join("file"), "content").unwrap();
     }
-    wait_until("the end of a file", Duration::from_secs(20), || !brief.join("file").exists());
+    wait_until("the end of a file", Duration::from_secs(60), || !brief.join("file").exists());
     assert!(ttl(&lasting.join("file")).is_none());
     let hour: u32 = String::from_utf8(ttl(&mounted.at("file")).unwrap()).unwrap().parse().unwrap();
     assert!((3000..=3600).contains(&hour), "{hour}");

@@ -350,7 +350,7 @@ impl Run<'_> {
 
     /// Does a step that must succeed, at the latest when what keeps room for the catalog has been had again.
     fn must(&mut self, step: &Step) -> Outcome {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             match self.goes_on(step) {
                 Err(why) if why.starts_with("Err(28)") && Instant::now() < until => {

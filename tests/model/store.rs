@@ -257,7 +257,7 @@ impl Store {
         let content: u64 = fs.nodes().values().filter_map(|node| Some(node.content()?.len() as u64)).sum();
         self.run(|volume| Ok(volume.sync()?)).or_else(|errno| fail(format!("errno {errno} for sync")))?;
         // Reclaiming runs in the background and tells nobody.
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             let stats = self.volume().stats().expect("the figures");
             let files = self.volume().run(|volume| volume.statfs(ROOT_INO)).expect("the figures").files;

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -42,14 +43,16 @@ fn sixteen_writers_in_64_mib_all_go_on_and_the_memory_keeps_to_its_limit() {
     let Some(mounted) = Mounted::new() else { return };
     let pieces = sized(64, 4_000);
     let written: Vec<AtomicU64> = (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
+    let all_there = Barrier::new(WRITERS as usize);
     let stalls: Vec<Duration> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (mounted, written) = (&mounted, &written[writer as usize]);
+                let (mounted, written, all_there) = (&mounted, &written[writer as usize], &all_there);
                 scope.spawn(move || {
                     let path = mounted.at(format!("file{writer}"));
                     let file = OpenOptions::new().write(true).create_new(true).open(path).unwrap();
                     let mut longest = Duration::ZERO;
+                    all_there.wait();
                     for number in 0..pieces {
                         let data = piece(writer, number % 64, PIECE);
                         let begun = Instant::now();

@@ -43,7 +43,7 @@ fn rounds_on(fstype: &str) {
             assert!(!ended.status.success(), "round {round}: not everything can be durable");
         }
         mounted.is_over();
-        wait_until("nobody uses the disk", Duration::from_secs(20), || disk.try_umount());
+        wait_until("nobody uses the disk", Duration::from_secs(60), || disk.try_umount());
         disk.mount();
         mounted.check();
         mounted.mount();
