@@ -7,9 +7,9 @@
 //! A page's content is as long as what was written to it; bytes beyond, up to the page size, are zeros.
 //!
 //! Invariants: reserved bytes never exceed the limit (but see [`Cache::cut`]); a dirty page leaves only by being flushed or
-//! discarded; a page with journalled patches is dirty; patch `n` of a page is in the catalog exactly
-//! when [`Cache::journalled`], [`Cache::write_new`] or [`Cache::insert_patched`] was told of it and it has not been superseded since,
-//! by [`Cache::finish_flush`] or [`Cache::discard`].
+//! discarded; a page with journalled patches is dirty, or stranded; patch `n` of a page is in the catalog exactly
+//! when [`Cache::journalled`], [`Cache::write_new`], [`Cache::insert_patched`] or [`Cache::strand`] was told of it and it has not
+//! been superseded since, by [`Cache::finish_flush`] or [`Cache::discard`].
 //!
 //! The last one needs the caller's help: what the catalog batch is to say is asked first ([`Cache::patches`],
 //! [`Cache::patches_of`], [`Cache::outcome`]), and the change is made here once the batch is journalled; in between there
@@ -318,6 +318,17 @@ impl Cache {
     #[must_use]
     pub fn insert_patched(&self, id: PageId, content: Vec<u8>, patches: u32) -> bool {
         self.state.lock().insert_patched(id, Arc::new(content), patches)
+    }
+
+    /// Notes that the catalog holds patches `0..patches` of a page that could not be put together at recovery. What the page
+    /// has is not known then, and only written over as a whole, which supersedes them.
+    pub fn strand(&self, id: PageId, patches: u32) {
+        self.state.lock().strand(id, patches);
+    }
+
+    /// Whether [`Cache::strand`] was told of a page that has not been written over or discarded since.
+    pub fn is_stranded(&self, id: PageId) -> bool {
+        self.state.lock().is_stranded(id)
     }
 
     /// Begins to flush all dirty pages of a file that are not in flush.

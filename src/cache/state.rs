@@ -2,6 +2,7 @@
 
 mod flush;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub dirty_limit: usize,
     /// Bytes of large patches that the catalog holds.
     riding: usize,
+    /// Pages that are not in memory and have patches, `0..n`, all the same ([`super::Cache::strand`]).
+    stranded: BTreeMap<PageId, u32>,
     /// For each flush under way the bytes that it holds alone: those of its content once the page has got another, or is gone.
     flights: HashMap<u64, usize>,
     /// Flushes under way by file.
@@ -97,6 +100,7 @@ impl State {
             limit,
             dirty_limit: dirty_limit.min(limit),
             riding: 0,
+            stranded: BTreeMap::new(),
             flights: HashMap::new(),
             flying: HashMap::new(),
             last_ticket: 0,
@@ -228,6 +232,8 @@ impl State {
     ) {
         self.last_turn += 1;
         self.riding += riding;
+        // They are superseded with what is written in their place.
+        let patches = self.stranded.remove(&id).map_or(patches, |end| 0..end);
         let page = Dirty {
             content,
             changes,
@@ -303,7 +309,7 @@ impl State {
             let clean = self.take_clean(id);
             if clean.is_some() {
                 self.order.remove(id);
-            } else if base == Base::Unknown && (offset > 0 || end < page_size) {
+            } else if (base == Base::Unknown || self.is_stranded(id)) && (offset > 0 || end < page_size) {
                 return Err(Need::Page);
             }
             let (old, held) = clean.as_ref().map_or((0, 0), |c| (c.capacity(), charge(c)));
@@ -349,7 +355,8 @@ impl State {
 
     pub fn may_cut(&self, id: PageId, offset: usize, base: Base) -> Result<(), Need> {
         let Some(content) = self.peek(id) else {
-            return if base == Base::Absent { Ok(()) } else { Err(Need::Page) };
+            let absent = base == Base::Absent && !self.is_stranded(id);
+            return if absent { Ok(()) } else { Err(Need::Page) };
         };
         // What is left gets a buffer of its own; that of a page that is not in flush goes.
         let rest = offset + PAGE_OVERHEAD;
@@ -449,12 +456,31 @@ impl State {
     }
 
     pub fn patches_of(&self, ino: Ino, from: PageNo, to: PageNo) -> Vec<(PageNo, Range<u32>)> {
-        let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return Vec::new() };
-        let pages = file.dirty.range(from..to).filter(|(_, page)| !page.patches.is_empty());
-        pages.map(|(no, page)| (no, page.patches.clone())).collect()
+        let mut found: Vec<_> = self.stranded_in(ino, from, to).map(|(id, end)| (id.no, 0..*end)).collect();
+        if let Some(file) = self.files.get(&ino).filter(|_| from < to) {
+            let pages = file.dirty.range(from..to).filter(|(_, page)| !page.patches.is_empty());
+            found.extend(pages.map(|(no, page)| (no, page.patches.clone())));
+        }
+        found
+    }
+
+    fn stranded_in(&self, ino: Ino, from: PageNo, to: PageNo) -> impl Iterator<Item = (&PageId, &u32)> {
+        let some = !self.stranded.is_empty() && from < to;
+        let [from, to] = [from, to].map(|no| PageId { ino, no });
+        some.then(|| self.stranded.range(from..to)).into_iter().flatten()
+    }
+
+    pub fn strand(&mut self, id: PageId, patches: u32) {
+        self.stranded.insert(id, patches);
+    }
+
+    pub fn is_stranded(&self, id: PageId) -> bool {
+        !self.stranded.is_empty() && self.stranded.contains_key(&id)
     }
 
     pub fn discard(&mut self, ino: Ino, from: PageNo, to: PageNo) {
+        let stranded: Vec<PageId> = self.stranded_in(ino, from, to).map(|(id, _)| *id).collect();
+        stranded.iter().for_each(|id| _ = self.stranded.remove(id));
         let Some(file) = self.files.get(&ino).filter(|_| from < to) else { return };
         let clean: Vec<PageNo> = file.clean.range(from..to).map(|(no, _)| no).collect();
         let dirty: Vec<PageNo> = file.dirty.range(from..to).map(|(no, _)| no).collect();

@@ -157,6 +157,9 @@ impl Volume {
 
     /// Appends what a page's frame holds to `out`; nothing for a hole.
     pub(super) fn read_frame(&self, ino: Ino, no: PageNo, out: &mut Vec<u8>) -> Result<()> {
+        if self.cache.is_stranded(PageId { ino, no }) {
+            return Err(self.page_is_stranded(ino, no));
+        }
         let Some(value) = self.engine.get(&keys::page(ino, no))? else { return Ok(()) };
         let record: PageRecord = decode(&value, "page record")?;
         if record == PageRecord::LOST {
@@ -181,6 +184,16 @@ impl Volume {
     /// The error of reading a page whose content is lost.
     pub(super) fn page_is_lost(&self, ino: Ino, no: PageNo) -> Error {
         Error::Damaged(format!("{}: the content of page {} is lost", self.name_of(ino), no.0))
+    }
+
+    /// The error of reading a page that could not be put together when the store was opened.
+    pub(super) fn page_is_stranded(&self, ino: Ino, no: PageNo) -> Error {
+        Error::Damaged(format!(
+            "{}: what was written to page {} last could not be put in place when the store was opened, see the log; \
+             opening it anew tries again",
+            self.name_of(ino),
+            no.0
+        ))
     }
 
     /// Writes at `offset`. On `Wait`, a part may have been written already; repeating it is harmless, but where there is

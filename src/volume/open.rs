@@ -178,26 +178,35 @@ impl Volume {
             return Err(error);
         }
         for ((ino, no), mut list) in patches {
-            let size = self.run(|volume| Ok(1usize << volume.tree.lock().file(ino)?.rec.page_shift));
-            let (size, mut content) = match size.and_then(|size| {
+            list.sort_by_key(|(n, _)| *n);
+            let next = list.last().map_or(0, |(n, _)| n + 1);
+            let mut put_together = || -> Result<Vec<u8>> {
+                let (size, end) = self.run(|volume| {
+                    let tree = &mut *volume.tree.lock();
+                    let rec = &tree.file(ino)?.rec;
+                    Ok((rec.page_size(), rec.size))
+                })?;
                 let mut content = Vec::new();
-                self.read_frame(ino, no, &mut content).map(|()| (size, content))
-            }) {
-                Ok(found) => found,
+                // Nothing is needed of what was written over since.
+                let len = end.saturating_sub(u64::from(no.0) * size).min(size) as usize;
+                if !list.iter().any(|(_, patch)| covers(patch, len)) {
+                    self.read_frame(ino, no, &mut content)?;
+                }
+                list.drain(..).for_each(|(_, patch)| apply_patch(&mut content, patch, size as usize));
+                Ok(content)
+            };
+            let content = match put_together() {
+                Ok(content) => content,
                 // The patches stay: what they belong to may be mended, and nothing else depends on them.
                 Err(error) => {
                     log::error!(
                         "{ino} page {}: what was written to it last cannot be put in place: {error}",
                         no.0
                     );
+                    self.cache.strand(PageId { ino, no }, next);
                     continue;
                 }
             };
-            list.sort_by_key(|(n, _)| *n);
-            let next = list.last().map_or(0, |(n, _)| n + 1);
-            for (_, patch) in list {
-                apply_patch(&mut content, patch, size);
-            }
             if !self.cache.insert_patched(PageId { ino, no }, content, next) {
                 return Err(Error::Config("cache-size-limit is too small to recover the store".into()));
             }
@@ -299,6 +308,14 @@ fn yield_to_callers() {
     let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
     if done != 0 {
         log::debug!("background threads run at normal priority: {}", std::io::Error::last_os_error());
+    }
+}
+
+/// Whether a patch is all of the first `len` bytes of a page.
+fn covers(patch: &Patch, len: usize) -> bool {
+    match patch {
+        Patch::ZeroFrom(offset) => *offset == 0,
+        Patch::Data { offset, bytes } => *offset == 0 && bytes.len() >= len,
     }
 }
 

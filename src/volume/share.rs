@@ -9,6 +9,7 @@ use parking_lot::MutexGuard;
 use super::Volume;
 use super::draft::{Draft, Recorded};
 use super::types::{Need, Pause};
+use crate::cache::PageId;
 use crate::error::Result;
 use crate::format::{Extent, Ino, PageNo, PageRecord, decode, keys};
 
@@ -47,6 +48,9 @@ impl Volume {
             let mut counts = Vec::new();
             let mut replaced = Vec::new();
             for step in 0..count {
+                if self.cache.is_stranded(PageId { ino: from, no: PageNo(first.0 + step) }) {
+                    return Err(self.page_is_stranded(from, PageNo(first.0 + step)));
+                }
                 if let Some(record) = self.page_record(from, PageNo(first.0 + step))? {
                     if record == PageRecord::LOST {
                         return Err(self.page_is_lost(from, PageNo(first.0 + step)));

@@ -1,6 +1,7 @@
 //! One crash after another, and crashes at moments that only a test inside can choose.
 
 use super::*;
+use crate::format::Extent;
 use crate::volume::put::{NewFile, To};
 
 /// A volume that commits nothing by itself.
@@ -277,5 +278,97 @@ fn a_value_that_could_not_be_journalled_leaves_nothing_in_memory() {
         assert!(matches!(found, Got::Content(content) if content == noise(1, 3000)), "{errno}");
         drop(volume.close());
         expect(disk.snapshot(), "key", &noise(1, 3000), 1);
+    }
+}
+
+/// A store whose file `file` has a page in a frame, and on it what was written and fsynced last in the journal alone.
+fn patched(content: &[u8]) -> (FaultyDisk, Extent) {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, &noise(1, content.len()));
+    volume.sync().unwrap();
+    let extent = volume.page_record(ino, PageNo(0)).unwrap().unwrap().extent;
+    write(&volume, ino, 5, &content[5..50]);
+    volume.fsync(ino, false).unwrap();
+    let killed = disk.snapshot();
+    volume.close().unwrap();
+    (killed, extent)
+}
+
+#[test]
+fn whichever_read_fails_at_opening_what_was_fsynced_is_there_or_told_to_be_lost_and_goes_over_nothing_newer()
+{
+    let (old, new) = (noise(1, PAGE as usize), noise(2, PAGE as usize));
+    let mut content = old.clone();
+    content[5..50].copy_from_slice(&new[5..50]);
+    let (killed, _) = patched(&content);
+    let mut told = 0;
+    for n in 0.. {
+        let disk = killed.snapshot();
+        disk.fail(Kind::Read, n, Fault::Errno(libc::EIO));
+        let settings =
+            Settings { commit_interval: Duration::from_secs(3600), ..settings(Path::new("/store")) };
+        let opened = Volume::open(settings, Arc::new(disk.clone()), Clock::System);
+        let struck = disk.struck().is_some();
+        disk.disarm();
+        let Ok(volume) = opened else { continue };
+        let ino = found(&volume, "file").unwrap();
+        let mut there = Vec::new();
+        match volume.read_blocking(ino, 0, PAGE as u32, false, &mut there) {
+            Ok(()) => assert!(there == content, "read {n}: what was fsynced is missing"),
+            Err(error) => {
+                assert!(matches!(error, Error::Damaged(_)), "read {n}: {error}");
+                // Nor is a part changed, or cut, of what nobody knows.
+                assert!(volume.run(|v| v.write(ino, 100, b"x", false)).is_err(), "read {n}");
+                let shorter = SetAttr { size: Some(100), ..SetAttr::default() };
+                assert!(volume.run(|v| v.setattr(&ROOTS, ino, &shorter)).is_err(), "read {n}");
+                told += 1;
+            }
+        }
+        if volume.run(|v| v.write(ino, 0, &new, false)).is_ok() && volume.sync().is_ok() {
+            drop(volume.close());
+            expect(disk, "file", &new, n);
+        }
+        if !struck {
+            break;
+        }
+    }
+    assert!(told > 0, "no read failed that matters here");
+}
+
+#[test]
+fn what_is_written_in_place_of_a_damaged_page_and_its_patches_stays() {
+    let (content, new) = (noise(2, PAGE as usize), noise(3, PAGE as usize));
+    let (killed, extent) = patched(&content);
+    let rewrite: [(&str, fn(&Volume, Ino, &[u8])); 3] = [
+        ("whole", |volume, ino, new| write(volume, ino, 0, new)),
+        ("after it was emptied", |volume, ino, new| {
+            resize(volume, ino, 0);
+            write(volume, ino, 0, &new[..1000]);
+        }),
+        ("by a hole", |volume, ino, _| {
+            let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            volume.fallocate(ino, 0, PAGE, punch).unwrap();
+        }),
+    ];
+    for (how, rewrite) in rewrite {
+        let disk = killed.snapshot();
+        let path = format!("/store/segments/{:02x}/{:08x}", extent.segment.0 % 256, extent.segment.0);
+        disk.open(Path::new(&path), false).unwrap().write_all_at(&[0; 64], u64::from(extent.offset)).unwrap();
+        let volume = quiet(&disk);
+        let ino = found(&volume, "file").unwrap();
+        let mut there = Vec::new();
+        let damaged = volume.read_blocking(ino, 0, PAGE as u32, false, &mut there);
+        assert!(matches!(damaged, Err(Error::Damaged(_))), "{how}: {damaged:?}");
+        rewrite(&volume, ino, &new);
+        volume.fsync(ino, false).unwrap();
+        let size = volume.run(|v| v.getattr(ino)).unwrap().attr.size;
+        let written = read(&volume, ino, 0, size as u32);
+        // Also where it is in the journal alone.
+        let again = disk.crash();
+        volume.close().unwrap();
+        expect(again, "file", &written, 0);
+        expect(disk, "file", &written, 0);
     }
 }
