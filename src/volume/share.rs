@@ -31,9 +31,7 @@ impl Volume {
         count: u64,
     ) -> Result<u64> {
         let count = count.min(SHARE_BATCH) as u32;
-        // A page that gives up the same frame twice leaves one release: the first must be worked off before.
         let mut owners = self.owners.lock();
-        self.work_off_all(&mut owners)?;
         for _ in 0..SHARE_TRIES {
             self.run(|volume| volume.ready_to_add())?;
             // Both in frames: what is in memory of the target is about to be replaced.
@@ -44,6 +42,9 @@ impl Volume {
                 let from_version = tree.file(from)?.version;
                 Ok((from_version, tree.file(to)?.version))
             })?;
+            // A page that gives up the same frame twice leaves one release: the first must be worked off before it gets the
+            // frame again. Whatever it gives up from here on changes its file.
+            self.work_off_all(&mut owners)?;
             let mut sources = Vec::new();
             let mut counts = Vec::new();
             let mut replaced = Vec::new();
@@ -51,14 +52,20 @@ impl Volume {
                 if self.cache.is_stranded(PageId { ino: from, no: PageNo(first.0 + step) }) {
                     return Err(self.page_is_stranded(from, PageNo(first.0 + step)));
                 }
-                if let Some(record) = self.page_record(from, PageNo(first.0 + step))? {
+                let record = self.page_record(from, PageNo(first.0 + step))?;
+                let old = self.page_record(to, PageNo(target.0 + step))?;
+                // It has the frame already.
+                if record.is_some() && record == old {
+                    continue;
+                }
+                if let Some(record) = record {
                     if record == PageRecord::LOST {
                         return Err(self.page_is_lost(from, PageNo(first.0 + step)));
                     }
                     sources.push((PageNo(target.0 + step), record));
                     counts.push(self.owners_of(record.extent)?.unwrap_or(1) + 1);
                 }
-                if let Some(old) = self.page_record(to, PageNo(target.0 + step))? {
+                if let Some(old) = old {
                     replaced.push((PageNo(target.0 + step), old));
                 }
             }

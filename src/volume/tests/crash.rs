@@ -341,7 +341,8 @@ fn whichever_read_fails_at_opening_what_was_fsynced_is_there_or_told_to_be_lost_
 fn what_is_written_in_place_of_a_damaged_page_and_its_patches_stays() {
     let (content, new) = (noise(2, PAGE as usize), noise(3, PAGE as usize));
     let (killed, extent) = patched(&content);
-    let rewrite: [(&str, fn(&Volume, Ino, &[u8])); 3] = [
+    type Rewrite = fn(&Volume, Ino, &[u8]);
+    let ways: [(&str, Rewrite); 3] = [
         ("whole", |volume, ino, new| write(volume, ino, 0, new)),
         ("after it was emptied", |volume, ino, new| {
             resize(volume, ino, 0);
@@ -352,7 +353,7 @@ fn what_is_written_in_place_of_a_damaged_page_and_its_patches_stays() {
             volume.fallocate(ino, 0, PAGE, punch).unwrap();
         }),
     ];
-    for (how, rewrite) in rewrite {
+    for (how, rewrite) in ways {
         let disk = killed.snapshot();
         let path = format!("/store/segments/{:02x}/{:08x}", extent.segment.0 % 256, extent.segment.0);
         disk.open(Path::new(&path), false).unwrap().write_all_at(&[0; 64], u64::from(extent.offset)).unwrap();
