@@ -14,7 +14,7 @@ use super::tree::Tree;
 use super::types::*;
 use crate::clock::Time;
 use crate::error::{Error, Result};
-use crate::format::{Dentry, Extent, Ino, Kind, PageNo, ROOT, SegmentId, keys};
+use crate::format::{Dentry, Extent, Ino, InodeRecord, Kind, PageNo, ROOT, SegmentId, keys};
 use crate::pages::SegmentInfo;
 use crate::shelf;
 
@@ -44,6 +44,11 @@ enum Reclaimed {
     All,
     /// Some of a directory's entries.
     Part,
+}
+
+/// The second under which an expiry is marked, where there is one.
+fn marked(expires: Option<Time>) -> Option<i64> {
+    expires.map(|at| at.secs().max(0))
 }
 
 impl Volume {
@@ -252,7 +257,9 @@ impl Volume {
     /// that have lost a name of which nobody above needs to be told: whoever refers to no inode has no name for it. So no
     /// more is told at once than what those above keep themselves.
     fn expire(&self, secs: i64, ino: Ino, now: Time, listings: &mut BTreeSet<Ino>) -> Result<Option<Time>> {
-        loop {
+        // What an inode's names were when they led nowhere. Another may be at it; if nothing changes, it is damage.
+        let mut astray = None;
+        'looked: loop {
             let found = self.run(|volume| {
                 let mut tree = volume.tree.lock();
                 let rec = &tree.get(ino)?.rec;
@@ -266,12 +273,17 @@ impl Volume {
             match expires {
                 // The mark went with the last name.
                 _ if nlink == 0 => return self.drop_mark(secs, ino).map(|()| None),
-                Some(at) if at.secs().max(0) != secs => return self.drop_mark(secs, ino).map(|()| None),
+                at @ Some(_) if marked(at) != Some(secs) => return self.drop_mark(secs, ino).map(|()| None),
                 Some(at) if at > now => return Ok(Some(at)),
                 Some(_) => {}
                 None => return self.drop_mark(secs, ino).map(|()| None),
             }
             let names = self.names_of(ino, &links)?;
+            let seen = Some((nlink, links));
+            if names.is_empty() && astray != seen {
+                astray = seen;
+                continue;
+            }
             if names.is_empty() {
                 return Err(Error::Damaged(format!(
                     "{ino}: it has expired, and none of its {nlink} names is known"
@@ -279,7 +291,14 @@ impl Volume {
             }
             // Renamed or prolonged in between: looked at again.
             for (dir, name) in names {
-                if self.detach(dir, &name, ino, true)? {
+                let detached = match self.detach(dir, &name, ino, true) {
+                    Err(Error::Stale) if astray != seen => {
+                        astray = seen;
+                        continue 'looked;
+                    }
+                    done => done?,
+                };
+                if detached {
                     let held = self.tree.lock().refs.held(ino);
                     match held {
                         true => self.tell(Event::Entry { dir, name }),
@@ -290,12 +309,18 @@ impl Volume {
         }
     }
 
+    /// Deletes a mark that stands for nothing; not one that has been set again since.
     fn drop_mark(&self, secs: i64, ino: Ino) -> Result<()> {
         self.run(|volume| {
             volume.ready()?;
+            let mut tree = volume.tree.lock();
+            let stands = |rec: &InodeRecord| rec.nlink > 0 && marked(rec.expires) == Some(secs);
+            if tree.peek(ino).is_some_and(|inode| stands(&inode.rec)) {
+                return Ok(());
+            }
             let mut draft = Draft::default();
             draft.batch.delete(keys::expiry(secs, ino));
-            volume.commit(&mut volume.tree.lock(), draft)?;
+            volume.commit(&mut tree, draft)?;
             Ok(())
         })
     }
@@ -339,7 +364,9 @@ impl Volume {
                     why = Some(error);
                 }
             }
-            MutexGuard::bump(&mut reclaiming);
+            if failed.is_empty() {
+                MutexGuard::bump(&mut reclaiming);
+            }
         }
         self.tree.lock().orphans.append(&mut failed);
         why.map_or(Ok(()), Err)

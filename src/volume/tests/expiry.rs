@@ -69,3 +69,32 @@ fn cleaned_up() -> u64 {
     volume.close().unwrap();
     cleaned.removed
 }
+
+#[test]
+fn two_who_come_upon_the_same_expired_key_both_find_it_gone() {
+    let store = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time(1000 * SECOND));
+    let volume = Volume::open(settings(store.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    for round in 0..300 {
+        let dir =
+            volume.run(|v| v.mkdir(&ROOTS, ROOT, format!("dir{round}").as_bytes(), 0o755)).unwrap().attr.ino;
+        let ino = make(&volume, &format!("file{round}"));
+        volume.run(|v| v.link(ino, ROOT, format!("linked{round}").as_bytes())).unwrap();
+        volume.run(|v| v.link(ino, dir, b"linked")).unwrap();
+        for expires in [dir, ino] {
+            volume.run(|v| v.setxattr(&ROOTS, expires, b"user.larder.ttl", b"10", 0)).unwrap();
+        }
+        volume.forget(ino, 3);
+        clock.set(Time((1010 + 10 * round) * SECOND));
+        std::thread::scope(|scope| {
+            let others = scope.spawn(|| (volume.expire_first(ino), volume.reclaim()));
+            volume.expire_first(ino).unwrap();
+            let (expired, reclaimed) = others.join().unwrap();
+            expired.unwrap();
+            reclaimed.unwrap();
+        });
+        let there = volume.run(|v| v.lookup(ROOT, format!("file{round}").as_bytes()));
+        assert!(matches!(there, Err(Error::NotFound)), "round {round}");
+    }
+    volume.close().unwrap();
+}
