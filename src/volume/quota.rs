@@ -78,6 +78,11 @@ impl Quotas {
         self.quotas.contains_key(&dir)
     }
 
+    /// Whether a directory may be given a limit: it has one, or what is below has been counted for that.
+    pub fn is_counted(&self, dir: Ino) -> bool {
+        self.quotas.get(&dir).is_some_and(|quota| quota.limit.is_some() || self.late.is_none())
+    }
+
     /// A directory's limit, bytes.
     pub fn limit(&self, dir: Ino) -> Option<u64> {
         self.quotas.get(&dir)?.limit

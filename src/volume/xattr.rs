@@ -438,7 +438,7 @@ impl Volume {
             Some(_) if rec.kind() != Kind::Directory || rec.nlink == 0 => {
                 return Err(Error::NotPermitted.into());
             }
-            Some(_) if !tree.quotas.has(ino) => return Err(Pause::Wait(Need::Quota(ino))),
+            Some(_) if !tree.quotas.is_counted(ino) => return Err(Pause::Wait(Need::Quota(ino))),
             Some(limit) => draft.batch.put_record(keys::quota(ino), &limit),
             None if tree.quotas.limit(ino).is_none() => return Err(Error::NoAttribute.into()),
             None => draft.batch.delete(keys::quota(ino)),

@@ -449,3 +449,26 @@ fn file_again(volume: &Volume, dir: Ino, n: u64) {
         volume.forget(entry.attr.ino, 1);
     }
 }
+
+#[test]
+fn of_two_who_set_a_limit_at_once_neither_is_told_that_it_is_set_when_it_cannot_be() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let dir = dir(&volume, ROOT, "dir");
+    for n in 0..500 {
+        volume.run(|v| v.mknod(&ROOTS, dir, format!("{n}").as_bytes(), 0o644, 0)).unwrap();
+    }
+    let file = make(&volume, "file");
+    volume.run(|v| v.link(file, dir, b"of two")).unwrap();
+    for round in 0..20 {
+        let set = || limit(&volume, dir, "1MiB");
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(set);
+            (set(), one.join().unwrap())
+        });
+        for outcome in [one, other] {
+            assert!(matches!(outcome, Err(Error::CrossesQuota)), "round {round}: {outcome:?}");
+        }
+    }
+    volume.close().unwrap();
+}
