@@ -40,6 +40,17 @@ impl Uses {
         self.0.get(&ino).copied()
     }
 
+    /// Takes back what could not be written down, with what has been noted since.
+    pub fn put_back(&mut self, uses: &[(Ino, UseRecord)]) {
+        for (ino, used) in uses {
+            if let Some(since) = self.0.get_mut(ino) {
+                since.hits = since.hits.saturating_add(used.hits);
+            } else if self.0.len() < MOST {
+                self.0.insert(*ino, *used);
+            }
+        }
+    }
+
     /// Takes all of them, by key.
     pub fn take(&mut self) -> Vec<(Ino, UseRecord)> {
         let mut all: Vec<_> = self.0.drain().collect();

@@ -13,6 +13,9 @@ const DEAD_PART: u64 = 2;
 /// ...and at least so many bytes: moving frames is paid for by those.
 const DEAD_BYTES: u64 = 1 << 20;
 
+/// A segment that could not be emptied is tried again when this part of what stayed has died.
+const GONE_PART: u64 = 4;
+
 impl Volume {
     /// Compacts the segment that gives back the most, when there is one.
     pub(super) fn compact(&self) -> Result<()> {
@@ -25,12 +28,13 @@ impl Volume {
         let segments = self.segments.list()?;
         let worst = {
             let tree = self.tree.lock();
-            let dead = |id: SegmentId, allocated: u64| {
-                allocated.saturating_sub(tree.live.get(&id).copied().unwrap_or(0))
-            };
+            let live = |id: SegmentId| tree.live.get(&id).copied().unwrap_or(0);
+            let mut uncompactable = self.uncompactable.lock();
+            uncompactable.retain(|id, then| live(*id) > *then - *then / GONE_PART);
+            let dead = |id: SegmentId, allocated: u64| allocated.saturating_sub(live(id));
             segments
                 .iter()
-                .filter(|s| !s.open && !self.uncompactable.lock().contains(&s.id) && !self.is_pinned(s.id))
+                .filter(|s| !s.open && !uncompactable.contains_key(&s.id) && !self.is_pinned(s.id))
                 .map(|s| (dead(s.id, s.allocated), s))
                 .filter(|(dead, s)| *dead >= DEAD_BYTES && *dead * dead_part >= s.allocated)
                 .max_by_key(|(dead, _)| *dead)
@@ -39,9 +43,9 @@ impl Volume {
         let Some(segment) = worst else { return Ok(false) };
         log::debug!("compacting segment {}", segment.id.0);
         self.empty_segment(segment.id, segment.used)?;
-        if self.tree.lock().live.contains_key(&segment.id) {
-            // Some frames stay: shared, damaged, or being written just now. Not again in this session.
-            self.uncompactable.lock().insert(segment.id);
+        if let Some(live) = self.tree.lock().live.get(&segment.id) {
+            // Some frames stay: shared, damaged, or of files that are being written just now.
+            self.uncompactable.lock().insert(segment.id, *live);
         }
         self.commit_now().map(|()| true)
     }
@@ -105,8 +109,9 @@ impl Volume {
             return Ok(());
         }
         let _storing = self.storing.read();
+        self.run(|volume| volume.ready())?;
         let place = self.segments.append(Class::Lasting, &buffer)?;
-        self.run(|volume| {
+        let named = self.run(|volume| {
             volume.ready()?;
             let mut tree = volume.tree.lock();
             let mut draft = Draft::default();
@@ -133,7 +138,10 @@ impl Volume {
             volume.commit(&mut tree, draft)?;
             touched.into_iter().for_each(|ino| tree.touch_version(ino));
             Ok(())
-        })?;
-        Ok(())
+        });
+        if named.is_err() {
+            self.tree.lock().give_up(place);
+        }
+        named
     }
 }

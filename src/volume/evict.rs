@@ -621,35 +621,45 @@ impl Volume {
 
     /// Writes the uses that were noted to the catalog.
     pub(super) fn record_uses(&self) -> Result<()> {
+        // Who evicts would find neither what was noted nor what is recorded.
+        let _evicting = self.evicting.lock();
         // Nobody removes an inode meanwhile: what is written belongs to one that is there.
         let _reclaiming = self.reclaiming.lock();
         let noted = self.uses.lock().take();
-        for part in noted.chunks(USES_BATCH) {
-            let mut records = Vec::with_capacity(part.len());
-            for (ino, used) in part {
-                if self.engine.get(&keys::inode(*ino))?.is_none() {
-                    continue;
-                }
-                let old = self.engine.get(&keys::usage(*ino))?;
-                let old = old.and_then(|value| decode(&value, "use record").ok());
-                records.push((keys::usage(*ino), encode(&old.map_or(*used, |old| merge(old, *used)))));
+        let mut left = noted.as_slice();
+        let written = noted.chunks(USES_BATCH).try_for_each(|part| {
+            self.record_part(part)?;
+            left = left.get(part.len()..).unwrap_or_default();
+            Ok(())
+        });
+        self.uses.lock().put_back(left);
+        written
+    }
+
+    fn record_part(&self, part: &[(Ino, UseRecord)]) -> Result<()> {
+        let mut records = Vec::with_capacity(part.len());
+        for (ino, used) in part {
+            if self.engine.get(&keys::inode(*ino))?.is_none() {
+                continue;
             }
-            self.run(|volume| {
-                volume.ready()?;
-                let mut draft = Draft::default();
-                records.iter().for_each(|(key, value)| draft.batch.put(key, value));
-                let mut tree = volume.tree.lock();
-                volume.commit(&mut tree, draft)?;
-                tree.uses_written += 1;
-                for (ino, _) in part {
-                    if let Some(inode) = tree.peek_mut(*ino) {
-                        inode.used = None;
-                    }
-                }
-                Ok(())
-            })?;
+            let old = self.engine.get(&keys::usage(*ino))?;
+            let old = old.and_then(|value| decode(&value, "use record").ok());
+            records.push((keys::usage(*ino), encode(&old.map_or(*used, |old| merge(old, *used)))));
         }
-        Ok(())
+        self.run(|volume| {
+            volume.ready()?;
+            let mut draft = Draft::default();
+            records.iter().for_each(|(key, value)| draft.batch.put(key, value));
+            let mut tree = volume.tree.lock();
+            volume.commit(&mut tree, draft)?;
+            tree.uses_written += 1;
+            for (ino, _) in part {
+                if let Some(inode) = tree.peek_mut(*ino) {
+                    inode.used = None;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// How often a file was used, of late more than long ago: what is recorded and what is noted since. `NoAttribute`

@@ -170,8 +170,7 @@ impl Drop for Framed<'_, '_> {
         draft.kill_extent(place);
         draft.batch.put_record(keys::counters(), &tree.counters);
         if self.volume.commit(&mut tree, draft).is_err() {
-            tree.dead += u64::from(place.len);
-            tree.freed.push(place);
+            tree.give_up(place);
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Limits {
     /// Bytes of memory.
     pub cache: AtomicU64,
     /// Held by the thread that changes them.
-    changing: Mutex<()>,
+    pub changing: Mutex<()>,
 }
 
 impl Limits {
@@ -66,10 +66,8 @@ impl Volume {
                 break;
             }
         }
-        match settings.storage_size_limit {
-            Some(_) => self.bound_segments(),
-            None => self.segments.set_limit(u64::MAX),
-        }
+        let limit = settings.storage_size_limit;
+        self.segments.set_limit(limit.map_or(u64::MAX, |limit| self.share_of_content(limit)));
         self.urge_eviction();
         log::info!("{name} = {value:?} from now on");
         Ok(())

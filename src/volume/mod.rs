@@ -60,7 +60,7 @@ mod types;
 mod writeback;
 mod xattr;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -143,7 +143,7 @@ pub struct Volume {
     /// What is held for a copy of the store.
     pins: Mutex<moment::Pins>,
     /// Segments whose frames cannot be moved.
-    uncompactable: Mutex<HashSet<SegmentId>>,
+    uncompactable: Mutex<HashMap<SegmentId, u64>>,
     /// The last frame's number.
     frames: AtomicU64,
     /// Bytes of content on their way into frames that are not in the cache.
@@ -316,9 +316,16 @@ impl Volume {
     /// Leaves the segments what the store may take on the disk and the catalog does not, nor what it grows by until
     /// this is called again: with each commit, and when room is reserved.
     fn bound_segments(&self) {
+        // Whoever changes the limit does this at its end; the one that is read here might be gone by then.
+        let Some(_changing) = self.limits.changing.try_lock() else { return };
         if let Some(limit) = self.limits.storage() {
-            self.segments.set_limit(limit.saturating_sub(self.catalog_share(limit)));
+            self.segments.set_limit(self.share_of_content(limit));
         }
+    }
+
+    /// Bytes of a limit that content gets.
+    fn share_of_content(&self, limit: u64) -> u64 {
+        limit.saturating_sub(self.catalog_share(limit))
     }
 
     /// Bytes of a limit that content does not get: what the catalog takes, and may grow by at any moment.

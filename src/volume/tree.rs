@@ -204,6 +204,12 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// A place on the disk that was taken for frames that nothing will name.
+    pub fn give_up(&mut self, place: Extent) {
+        self.dead += u64::from(place.len);
+        self.freed.push(place);
+    }
+
     pub fn new(limit: usize) -> Tree {
         Tree {
             inodes: foldhash::HashMap::default(),

@@ -216,6 +216,7 @@ impl Volume {
         let inos: Vec<Ino> = done.iter().map(|flush| flush.id.ino).collect();
         if let Err(error) = self.commit(&mut tree, draft) {
             left.append(&mut done);
+            place.into_iter().for_each(|place| tree.give_up(place));
             return Err(error);
         }
         for flush in &done {

@@ -373,3 +373,26 @@ fn what_is_written_in_place_of_a_damaged_page_and_its_patches_stays() {
         expect(disk, "file", &written, 0);
     }
 }
+
+#[test]
+fn the_place_of_frames_that_could_not_be_journalled_is_given_back() {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    let ino = make(&volume, "file");
+    write(&volume, ino, 0, &noise(1, 1000));
+    volume.sync().unwrap();
+    // Nothing is prepared behind the scenes from here on.
+    volume.engine.checkpoint(&|| Ok(())).unwrap();
+    volume.commit_now().unwrap();
+    write(&volume, ino, 0, &noise(2, 1000));
+    // The frame is written, its record is not, nor what may be tried in its place.
+    [1, 3].into_iter().for_each(|n| disk.fail(Kind::Write, n, Fault::Errno(libc::ENOSPC)));
+    assert!(volume.flush_file(ino).is_err());
+    disk.disarm();
+    assert!(volume.tree.lock().dead >= 1000, "it is nobody's");
+    volume.commit_now().unwrap();
+    assert_eq!(volume.tree.lock().dead, 0);
+    assert_eq!(read(&volume, ino, 0, 1000), noise(2, 1000));
+    volume.close().unwrap();
+    expect(disk, "file", &noise(2, 1000), 1);
+}

@@ -655,3 +655,41 @@ fn without_eviction_there_are_no_hits_to_be_told() {
     assert!(matches!(none, Err(Error::NoAttribute)), "{none:?}");
     volume.close().unwrap();
 }
+
+#[test]
+fn uses_that_could_not_be_written_down_are_not_forgotten() {
+    let disk = FaultyDisk::new(1);
+    let settings = Settings { cache_eviction_policy: Policy::Lru, ..settings(Path::new("/store")) };
+    let clock = Clock::manual(Time(SECOND));
+    let volume = Volume::open(settings, Arc::new(disk.clone()), clock).unwrap();
+    mark(&volume, ROOT, "evictable", "1");
+    let ino = file(&volume, ROOT, "key", 100, 1);
+    look_up(&volume, "key", 2);
+    volume.sync().unwrap();
+    let noted = volume.uses.lock().get(ino).unwrap();
+    // Nothing is prepared behind the scenes from here on.
+    volume.engine.checkpoint(&|| Ok(())).unwrap();
+    [0, 2].into_iter().for_each(|n| disk.fail(Kind::Write, n, Fault::Errno(libc::ENOSPC)));
+    assert!(matches!(volume.record_uses(), Err(Error::NoSpace)));
+    disk.disarm();
+    assert_eq!(volume.uses.lock().get(ino), Some(noted));
+    volume.record_uses().unwrap();
+    assert_eq!(volume.uses.lock().get(ino), None);
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_limit_that_is_being_taken_away_is_not_set_again_by_who_went_by_it_until_then() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = evicting(store.path(), Policy::None, 0);
+    volume.change_setting("storage-size-limit", "64MiB").unwrap();
+    {
+        let _changing = volume.limits.changing.lock();
+        volume.segments.set_limit(u64::MAX);
+        volume.commit_now().unwrap();
+        volume.segments.reserve(100 << 20).unwrap();
+    }
+    volume.commit_now().unwrap();
+    assert!(matches!(volume.segments.reserve(200 << 20), Err(Error::NoSpace)));
+    volume.close().unwrap();
+}
