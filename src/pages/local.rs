@@ -15,6 +15,8 @@
 //!   [`BATCH_MAX`] bytes: see `room.rs`, which keeps that account. Larger appends are served where room is
 //!   found, and never at the expense of the promise.
 //! - A sync covers all appends that returned before it was called. Appends never wait for a sync.
+//! - What has been appended can be read until its segment is removed: one that ceases to be open is closed under the
+//!   same hold of the state.
 //! - After a failed sync every later one fails: the kernel may have dropped what it could not write.
 
 mod files;
@@ -82,6 +84,14 @@ struct State {
     dirty: BTreeMap<SegmentId, Arc<dyn File>>,
     /// Directories that got entries since they were last synced.
     dirty_dirs: BTreeSet<PathBuf>,
+}
+
+impl State {
+    /// Counts a segment that the room has just given up as closed, and hands it on to [`LocalSegments::retire`].
+    fn closing(&mut self, given_up: Option<Open>) -> Option<Open> {
+        self.closed.extend(given_up.iter().map(|open| (open.id, u64::from(open.used))));
+        given_up
+    }
 }
 
 /// A segment that can be appended to.
@@ -196,11 +206,18 @@ impl LocalSegments {
         {
             return self.extend(open, open.used + len - open.end).map(drop);
         }
-        let given_up = match self.with_state(|state| state.room.take_spare(class, len)) {
+        let by_spare = self.with_state(|state| {
+            let given_up = state.room.take_spare(class, len)?;
+            Some(state.closing(given_up))
+        });
+        let given_up = match by_spare {
             Some(given_up) => given_up,
             None => {
                 let open = self.create(HEADER_LEN + len)?;
-                self.with_state(|state| state.room.put(class, open))
+                self.with_state(|state| {
+                    let given_up = state.room.put(class, open);
+                    state.closing(given_up)
+                })
             }
         };
         given_up.map_or(Ok(()), |open| self.retire(&open))
@@ -279,10 +296,9 @@ impl LocalSegments {
         Ok(())
     }
 
-    /// Closes a segment that has been taken out of the room: gives back what it does not use.
+    /// Gives back what a segment does not use that has been closed. With `changing` held.
     /// Ranges that were claimed and are still being written lie below `used`, so nothing needs to wait.
     fn retire(&self, open: &Open) -> Result<()> {
-        self.with_state(|state| state.closed.insert(open.id, u64::from(open.used)));
         self.files.keep(open.id, open.file.clone());
         self.files.cut(open.id, &open.file, open.used)?;
         self.gave_back(open.id, u64::from(open.end.saturating_sub(open.used.next_multiple_of(BLOCK))));
@@ -442,10 +458,11 @@ impl Segments for LocalSegments {
         let _changing = self.changing.lock();
         let Some(open) = self.with_state(|state| state.room.get(id).cloned()) else { return Ok(()) };
         self.grow(open.promised(), Some(id))?;
-        match self.with_state(|state| state.room.take(id)) {
-            Some(open) => self.retire(&open),
-            None => Ok(()),
-        }
+        let given_up = self.with_state(|state| {
+            let given_up = state.room.take(id);
+            state.closing(given_up)
+        });
+        given_up.map_or(Ok(()), |open| self.retire(&open))
     }
 
     fn finish(&self) {

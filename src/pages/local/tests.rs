@@ -2,6 +2,8 @@ mod faults;
 
 use std::path::Path;
 
+use parking_lot::RwLock;
+
 use super::*;
 use crate::io::RealDisk;
 use crate::pages::samples;
@@ -138,6 +140,31 @@ fn the_account_of_what_the_segments_take_stays_right_when_one_is_removed_while_p
         let taken: u64 = segments.list().unwrap().iter().map(|info| info.allocated).sum();
         assert_eq!(segments.allocated(), taken);
     }
+}
+
+#[test]
+fn what_was_appended_last_can_be_read_at_any_moment_also_while_its_segment_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = open(dir.path());
+    let append = |n: u32| segments.append(Class::Lasting, &n.to_le_bytes()).unwrap();
+    // Held while it is read, so that the one before it can go.
+    let newest = RwLock::new((0, append(0)));
+    segments.close(newest.read().1.segment).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 1..500 {
+                let extent = append(n);
+                let (_, before) = std::mem::replace(&mut *newest.write(), (n, extent));
+                segments.close(extent.segment).unwrap();
+                segments.remove(before.segment).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let newest = newest.read();
+            let (n, extent) = *newest;
+            assert_eq!(segments.read(extent).unwrap(), n.to_le_bytes());
+        }
+    });
 }
 
 #[test]
