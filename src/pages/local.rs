@@ -87,6 +87,11 @@ struct State {
 }
 
 impl State {
+    /// Whether a segment is there, open or closed.
+    fn has(&self, id: SegmentId) -> bool {
+        self.closed.contains_key(&id) || self.room.get(id).is_some()
+    }
+
     /// Counts a segment that the room has just given up as closed, and hands it on to [`LocalSegments::retire`].
     fn closing(&mut self, given_up: Option<Open>) -> Option<Open> {
         self.closed.extend(given_up.iter().map(|open| (open.id, u64::from(open.used))));
@@ -415,7 +420,7 @@ impl Segments for LocalSegments {
         let (known, open) = {
             let state = self.state.lock();
             let open = state.room.get(extent.segment).map(|open| open.file.clone());
-            (open.is_some() || state.closed.contains_key(&extent.segment), open)
+            (state.has(extent.segment), open)
         };
         if !known {
             return Ok(()); // The whole segment has gone already.
@@ -491,11 +496,16 @@ impl Segments for LocalSegments {
             state.closed.iter().map(|(id, used)| (info(*id, *used, false), None)).chain(open).collect()
         };
         infos.sort_by_key(|(info, _)| info.id);
-        let measured = infos.into_iter().map(|(mut info, open)| {
-            info.allocated = self.files.allocated(info.id, open)?;
-            Ok(info)
-        });
-        measured.collect()
+        let mut measured = Vec::with_capacity(infos.len());
+        for (info, open) in infos {
+            match self.files.allocated(info.id, open) {
+                Ok(allocated) => measured.push(SegmentInfo { allocated, ..info }),
+                // Another thread has removed it meanwhile.
+                Err(_) if !self.state.lock().has(info.id) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(measured)
     }
 }
 

@@ -168,6 +168,26 @@ fn what_was_appended_last_can_be_read_at_any_moment_also_while_its_segment_is_cl
 }
 
 #[test]
+fn segments_are_listed_also_while_others_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let segments = open(dir.path());
+    let add = |n: u32| {
+        let id = segments.append(Class::Lasting, &n.to_le_bytes()).unwrap().segment;
+        segments.close(id).unwrap();
+        id
+    };
+    // Looked at first, so that what is removed is gone when its turn comes.
+    let kept: Vec<SegmentId> = (0..20).map(add).collect();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..300).for_each(|n| segments.remove(add(n)).unwrap()));
+        while !writer.is_finished() {
+            let listed: Vec<SegmentId> = segments.list().unwrap().iter().map(|info| info.id).collect();
+            assert!(listed.starts_with(&kept), "{listed:?}");
+        }
+    });
+}
+
+#[test]
 fn what_was_reserved_lasts_over_classes_and_segments_and_is_used_up_no_faster_than_appended() {
     let dir = tempfile::tempdir().unwrap();
     let segments = open(dir.path());
