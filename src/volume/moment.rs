@@ -2,11 +2,13 @@
 //! have been copied, also when they are replaced or removed meanwhile.
 //!
 //! Invariants: what is held back is only room that would come back to the disk; nobody waits for the copy. A store that
-//! has no room left takes it from the copy, which fails then.
+//! has no room left takes it from the copy, which fails then, also where another has begun by the time it notices.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+
+use parking_lot::MutexGuard;
 
 use super::Volume;
 use crate::catalog::Dumped;
@@ -18,7 +20,9 @@ use crate::pages::SegmentInfo;
 /// What must not be given back to the disk.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    /// Whether a copy is under way.
+    /// The number of the last copy that was begun.
+    generation: u64,
+    /// Whether that is under way and has not been given up.
     held: bool,
     /// All segments: which are needed is not known yet.
     all: bool,
@@ -29,7 +33,12 @@ pub(super) struct Pins {
 
 impl Pins {
     fn pin(&self, id: SegmentId) -> bool {
-        self.all || self.segments.contains(&id)
+        self.held && (self.all || self.segments.contains(&id))
+    }
+
+    /// Holds nothing any longer. Whether anything was.
+    fn give_up(&mut self) -> bool {
+        std::mem::replace(self, Pins { generation: self.generation, ..Pins::default() }).held
     }
 }
 
@@ -37,21 +46,24 @@ impl Pins {
 #[derive(Debug)]
 pub struct Moment<'a> {
     volume: &'a Volume,
+    /// Its copy's number. Where the pins have another, this one was given up and they are not its own.
+    generation: u64,
 }
 
 impl Volume {
     /// Makes everything durable and holds the frames of this moment and later ones, until [`Moment::dump`] tells which.
     /// Errors: another is held; the store is read-only.
     pub fn moment(&self) -> Result<Moment<'_>> {
-        {
+        let generation = {
             let mut pins = self.pins.lock();
             if pins.held {
                 let why = "a backup of it is being made already; wait for its end";
                 return Err(Error::store(&self.settings.storage_path, why));
             }
-            *pins = Pins { held: true, all: true, ..Pins::default() };
-        }
-        let moment = Moment { volume: self };
+            *pins = Pins { generation: pins.generation + 1, held: true, all: true, ..Pins::default() };
+            pins.generation
+        };
+        let moment = Moment { volume: self, generation };
         self.sync()?;
         Ok(moment)
     }
@@ -96,16 +108,17 @@ impl Volume {
 
     /// Gives up what is held for a copy, which ends with an error then. Whether anything was.
     pub(super) fn give_up_copy(&self) -> bool {
-        std::mem::take(&mut *self.pins.lock()).held
+        self.pins.lock().give_up()
     }
 }
 
 impl Moment<'_> {
     /// Writes the catalog of this moment to a file, durably. Later frames are held no longer.
+    /// Errors: the store has taken the room back, or is being closed; the disk of the file refuses.
     pub fn dump(&self, file: Arc<dyn File>, path: &Path) -> Result<Dumped> {
         let (_, dumped) = self.volume.dump_catalog(file, path)?;
         let segments = self.volume.segments.list()?;
-        let mut pins = self.volume.pins.lock();
+        let mut pins = self.pins()?;
         pins.segments = segments.iter().map(|segment| segment.id).collect();
         pins.all = false;
         Ok(dumped)
@@ -125,23 +138,33 @@ impl Moment<'_> {
         if self.volume.stopping() {
             return Err(self.volume.closing());
         }
-        match self.volume.pins.lock().held {
-            true => Ok(()),
-            false => Err(Error::store(
-                &self.volume.settings.storage_path,
-                "the store ran out of room while it was copied, and took what the copy held: make room and begin again",
-            )),
+        self.pins().map(drop)
+    }
+
+    /// What is held for this moment. Errors: it was given up.
+    fn pins(&self) -> Result<MutexGuard<'_, Pins>> {
+        let pins = self.volume.pins.lock();
+        if pins.held && pins.generation == self.generation {
+            return Ok(pins);
         }
+        Err(Error::store(
+            &self.volume.settings.storage_path,
+            "the store ran out of room while it was copied, and took what the copy held: make room and begin again",
+        ))
     }
 
     /// A segment has been copied: what is dead in it may go.
     pub fn release(&self, id: SegmentId) {
-        self.volume.pins.lock().segments.remove(&id);
+        if let Ok(mut pins) = self.pins() {
+            pins.segments.remove(&id);
+        }
     }
 }
 
 impl Drop for Moment<'_> {
     fn drop(&mut self) {
-        self.volume.give_up_copy();
+        if let Ok(mut pins) = self.pins() {
+            pins.give_up();
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::DumpReader;
+use crate::format::Extent;
 use crate::io::Io;
 
 const DIR: &str = "/store/backup";
@@ -126,4 +127,55 @@ fn a_backup_of_the_catalog_is_due_an_interval_after_the_last_one_and_when_the_cl
     assert_eq!(due(), Duration::ZERO, "nobody knows how old it is");
     volume.back_up_catalog().unwrap();
     assert_eq!(whole(&disk).len(), 2);
+}
+
+/// A new file's frame, and its bytes. It has its segment for itself.
+fn stored(volume: &Volume, name: &str) -> (Extent, Vec<u8>) {
+    let ino = make(volume, name);
+    write(volume, ino, 0, &noise(1, PAGE as usize));
+    volume.flush_file(ino).unwrap();
+    volume.forget(ino, 1);
+    let extent = volume.page_record(ino, PageNo(0)).unwrap().unwrap().extent;
+    volume.segments.close(extent.segment).unwrap();
+    (extent, volume.segments.read(extent).unwrap())
+}
+
+fn remove(volume: &Volume, name: &str) {
+    volume.run(|v| v.unlink(ROOT, name.as_bytes())).unwrap();
+    volume.clear_out().unwrap();
+}
+
+#[test]
+fn a_copy_that_was_given_up_does_not_take_what_is_held_for_the_next_one_for_its_own() {
+    let disk = FaultyDisk::new(5);
+    disk.create_dir_all(Path::new("/copy")).unwrap();
+    let dump = |moment: &Moment<'_>, name: &str| {
+        let path = Path::new("/copy").join(name);
+        moment.dump(disk.open(&path, true).unwrap(), &path)
+    };
+    let volume = open(&disk);
+    let (old, old_bytes) = stored(&volume, "old");
+    let a = volume.moment().unwrap();
+    dump(&a, "a").unwrap();
+    assert!(volume.give_up_copy());
+    let b = volume.moment().unwrap();
+    assert!(a.check().is_err(), "what it had is no longer held");
+    assert!(a.read(old).is_err());
+    assert!(dump(&a, "again").is_err());
+    // Until `b` knows what it needs, it holds all.
+    let (new, new_bytes) = stored(&volume, "new");
+    remove(&volume, "new");
+    assert_eq!(b.read(new).unwrap(), new_bytes);
+    dump(&b, "b").unwrap();
+    a.release(old.segment);
+    remove(&volume, "old");
+    assert_eq!(b.read(old).unwrap(), old_bytes);
+    drop(a);
+    b.check().unwrap();
+    volume.clear_out().unwrap();
+    assert_eq!(b.read(old).unwrap(), old_bytes);
+    drop(b);
+    volume.clear_out().unwrap();
+    assert!(volume.segments.read(old).is_err() && volume.segments.read(new).is_err(), "the room came back");
+    volume.close().unwrap();
 }
