@@ -441,13 +441,17 @@ impl Segments for LocalSegments {
         let open = self.with_state(|state| state.room.get(id).cloned());
         let promised = open.as_ref().map_or(0, Open::promised);
         let moved = self.grow(promised, Some(id));
-        let known = self.with_state(|state| {
+        let used = self.with_state(|state| {
             state.dirty.remove(&id);
-            let closed = state.closed.remove(&id).is_some();
-            state.room.take(id).is_some() || closed
+            let closed = state.closed.remove(&id);
+            state.room.take(id).map(|open| u64::from(open.used)).or(closed)
         });
-        if known {
-            self.files.remove(id, open.map(|open| open.file))?;
+        if let Some(used) = used {
+            if let Err(error) = self.files.remove(id, open.map(|open| open.file)) {
+                // It is there still, and can be removed another time.
+                self.with_state(|state| state.closed.insert(id, used));
+                return Err(error);
+            }
             self.gave_back(id, u64::MAX);
             self.state.lock().held.remove(&id);
         }

@@ -289,7 +289,7 @@ impl Volume {
         let clearing: [&dyn Fn() -> Result<()>; 4] = [
             &|| self.clear_out(),
             &|| self.compact(),
-            &|| if self.give_up_copy() { self.commit_now() } else { Ok(()) },
+            &|| if self.give_up_copy() { self.commit_now().and_then(|()| self.compact()) } else { Ok(()) },
             &|| self.evict_for(bytes, has_room),
         ];
         self.bound_segments();

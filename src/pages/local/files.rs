@@ -1,6 +1,7 @@
 //! The files of the segments: names, a bounded pool of descriptors, allocation and readahead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -246,11 +247,19 @@ impl Files {
             Some(file) => file,
             None => self.io.open(&self.path(id), false).map_err(failed())?,
         };
-        self.io.remove(&self.path(id)).map_err(failed())?;
+        if let Err(error) = self.io.remove(&self.path(id))
+            && !self.is_gone(id)
+        {
+            return Err(failed()(error));
+        }
         if let Err(error) = file.set_len(0) {
             log::warn!("{}: its room comes back when nobody uses it any longer: {error}", self.name(id));
         }
         Ok(())
+    }
+
+    fn is_gone(&self, id: SegmentId) -> bool {
+        matches!(self.io.open(&self.path(id), false), Err(error) if error.kind() == ErrorKind::NotFound)
     }
 
     /// Makes files durable, and the entries of directories.

@@ -161,3 +161,22 @@ fn few_descriptors_are_held_however_many_segments_are_written_and_read() {
         assert!(held() <= 32, "{}", held());
     }
 }
+
+#[test]
+fn a_segment_that_could_not_be_removed_is_there_and_one_whose_removal_was_not_answered_is_not() {
+    for (fault, stays) in [(Fault::Errno(libc::EIO), true), (Fault::Late(libc::EIO), false)] {
+        let disk = FaultyDisk::new(1);
+        disk.create_dir_all(Path::new("/store/segments")).unwrap();
+        let segments = open_on(&disk).unwrap();
+        let extent = segments.append(Class::Lasting, b"content").unwrap();
+        segments.sync().unwrap();
+        segments.close(extent.segment).unwrap();
+        disk.fail(Kind::Any, 0, fault);
+        assert_eq!(segments.remove(extent.segment).is_err(), stays);
+        disk.disarm();
+        let listed = || segments.list().unwrap().iter().any(|info| info.id == extent.segment);
+        assert_eq!((listed(), segments.read(extent).is_ok()), (stays, stays));
+        segments.remove(extent.segment).unwrap();
+        assert!(!listed());
+    }
+}
