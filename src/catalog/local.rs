@@ -465,6 +465,12 @@ impl Engine for LocalCatalog {
         self.inner.checkpoint(before)
     }
 
+    fn end(&self) {
+        self.stop();
+        self.inner.commits.poison("the catalog is closed");
+        self.inner.index.close();
+    }
+
     fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()> {
         self.stop();
         let durable = self.sync(self.last_seq(), before);
@@ -482,8 +488,7 @@ impl Engine for LocalCatalog {
                 other => other,
             },
         });
-        self.inner.commits.poison("the catalog is closed");
-        self.inner.index.close();
+        self.end();
         result
     }
 

@@ -116,6 +116,10 @@ pub trait Engine: Send + Sync {
     /// durable then.
     fn close(&self, before: &dyn Fn() -> Result<()>) -> Result<()>;
 
+    /// Stops background work and closes the files as they are: what is not durable may be lost. From then on nothing is
+    /// written, whoever holds the engine, and every call may fail.
+    fn end(&self);
+
     /// Figures.
     fn stats(&self) -> CatalogStats;
 }

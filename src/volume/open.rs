@@ -272,6 +272,7 @@ impl Volume {
             Ok(())
         };
         // Before others may have it: nothing of this store is touched by whoever lets go of the volume later.
+        self.engine.end();
         self.segments.finish();
         drop(lock);
         synced.and(closed)

@@ -251,6 +251,37 @@ fn who_lets_go_of_a_closed_store_later_takes_nothing_from_who_has_opened_it_sinc
 }
 
 #[test]
+fn nor_does_who_lets_go_of_a_store_that_could_not_be_closed_well() {
+    for seed in 0..4 {
+        let disk = FaultyDisk::new(seed);
+        let before = quiet(&disk);
+        let ino = make(&before, "file");
+        for n in 0..200 {
+            make(&before, &format!("before{n}"));
+        }
+        before.sync().unwrap();
+        write(&before, ino, 0, &noise(1, 3000));
+        (0..6).for_each(|n| disk.fail(Kind::Sync, n, Fault::Errno(libc::EIO)));
+        before.fsync(ino, false).expect_err("the flush failed");
+        disk.disarm();
+        drop(before.close());
+        let now = quiet(&disk);
+        for n in 0..500 {
+            make(&now, &format!("kept{n}"));
+        }
+        now.close().unwrap();
+        let written = disk.counts();
+        drop((before, now));
+        assert_eq!(disk.counts(), written, "seed {seed}: something is written behind the close");
+        let later = quiet(&disk);
+        for n in 0..500 {
+            assert!(found(&later, &format!("kept{n}")).is_some(), "seed {seed}: kept{n}");
+        }
+        later.close().unwrap();
+    }
+}
+
+#[test]
 fn a_value_that_could_not_be_journalled_leaves_nothing_in_memory() {
     let set = |volume: &Volume, content: &[u8]| {
         let to = To::Content(content, NewFile::default());
