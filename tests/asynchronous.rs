@@ -156,3 +156,30 @@ async fn a_mounted_store_is_reached_from_tokio_too() {
     assert_eq!(listed(&store, "").await, ["dir/key"]);
     store.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_listing_goes_on_where_it_was_when_nobody_waited_for_a_key() {
+    let (_dir, store) = opened().await;
+    let names: Vec<String> = (0..20).map(|n| format!("key{n:02}")).collect();
+    for name in &names {
+        store.set(name, "x").await.unwrap();
+    }
+    let (mut keys, mut found, mut given_up) = (store.keys(""), Vec::new(), 0);
+    loop {
+        let asked = tokio::select! {
+            biased;
+            key = keys.next() => Some(key),
+            () = std::future::ready(()) => None,
+        };
+        match asked {
+            Some(Some(key)) => found.push(key.unwrap().to_string()),
+            Some(None) => break,
+            None => {
+                given_up += 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    assert_eq!(found, names);
+    assert!(given_up > 0);
+}

@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use larder::Error;
 use larder::clock::Clock;
 use larder::config::Settings;
 use larder::io::faulty::{Fault, FaultyDisk, Kind};
-use larder::store::{Batch, Durability, SetOptions, Store};
+use larder::store::{Batch, Durability, Expiry, Mark, SetOptions, Store, Touch};
 use larder::volume::Volume;
 
 fn open(disk: &FaultyDisk) -> Store {
@@ -177,4 +178,56 @@ fn a_value_for_which_there_is_no_room_is_refused_and_changes_nothing() {
     // What was written of it is given back.
     store.cleanup().unwrap();
     store.set("key", vec![7; 1 << 20]).unwrap();
+}
+
+#[test]
+fn whatever_a_store_that_makes_its_changes_durable_has_changed_survives_power_loss() {
+    let open = |disk: &FaultyDisk| {
+        let settings = Settings { commit_interval: Duration::from_secs(3600), ..Settings::new("/store") };
+        let volume = Volume::open(settings, Arc::new(disk.clone()), Clock::System).unwrap();
+        Store::options().durability(Durability::Sync).of_volume(volume, Path::new("/store"))
+    };
+    type Change = fn(&Store) -> larder::error::Result<()>;
+    type Seen = fn(&Store) -> bool;
+    let changes: [(&str, Change, Seen); 5] = [
+        (
+            "expire",
+            |store| store.expire("key", Expiry::In(Duration::ZERO)),
+            |store| !store.exists("key").unwrap(),
+        ),
+        (
+            "mark",
+            |store| store.mark("key", Mark::Pinned(Some(true))),
+            |store| store.marks("key").unwrap().pinned == Some(true),
+        ),
+        (
+            "unmark",
+            |store| store.mark("marked", Mark::Pinned(None)),
+            |store| store.marks("marked").unwrap().pinned.is_none(),
+        ),
+        (
+            "touch",
+            |store| store.touch("brief", Touch::Expiration),
+            |store| {
+                let stat = store.stat("brief").unwrap().unwrap();
+                stat.expires.unwrap() > stat.modified + Duration::from_secs(100)
+            },
+        ),
+        ("clear", |store| store.clear(), |store| !store.exists("key").unwrap()),
+    ];
+    for (what, change, seen) in changes {
+        for seed in 0..4 {
+            let disk = FaultyDisk::new(seed);
+            let store = open(&disk);
+            store.set("key", "value").unwrap();
+            store.set("marked", "value").unwrap();
+            store.mark("marked", Mark::Pinned(Some(true))).unwrap();
+            store.set_with("brief", "value", &SetOptions::new().ttl(Duration::from_secs(100))).unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+            change(&store).unwrap();
+            let found = open(&disk.crash());
+            assert!(seen(&found), "{what}, seed {seed}");
+            drop((found.close(), store.close()));
+        }
+    }
 }

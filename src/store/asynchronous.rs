@@ -227,7 +227,7 @@ impl AsyncStore {
 
     /// As [`Store::keys`]: [`AsyncKeys::next`] gives one after the other.
     pub fn keys(&self, prefix: impl AsRef<[u8]>) -> AsyncKeys {
-        AsyncKeys { keys: Some(self.0.keys(prefix)), listed: Vec::new().into_iter() }
+        AsyncKeys { state: Listing::Idle(self.0.keys(prefix)), listed: Vec::new().into_iter() }
     }
 
     /// As [`Store::reader`].
@@ -251,11 +251,16 @@ impl AsyncStore {
         Ok(AsyncWriter { state: Writing::Idle(Box::new(writer), Vec::new()) })
     }
 
-    /// As [`Store::lock`], while a future runs.
+    /// As [`Store::lock`], while a future runs. Dropped before it has come to its end, as by a timeout, it gives the lock back
+    /// at once, and a call that `work` was waiting for goes on all the same: another may have the lock by then.
     ///
     /// # Errors
     ///
     /// As [`Store::lock`].
+    ///
+    /// # Panics
+    ///
+    /// Where another has the lock, in a runtime without timers (`enable_time`).
     pub async fn lock<T>(&self, key: impl AsRef<[u8]>, work: impl Future<Output = T>) -> Result<T> {
         let key = Key::new(key)?;
         let mut pause = Duration::from_millis(1);
@@ -406,29 +411,43 @@ impl AsyncStore {
 /// Keys one after the other. Made by [`AsyncStore::keys`].
 #[derive(Debug)]
 pub struct AsyncKeys {
-    /// Not there while some are being listed, and when a listing was given up.
-    keys: Option<Keys>,
+    state: Listing,
     listed: std::vec::IntoIter<Result<Key>>,
 }
 
+#[derive(Debug)]
+enum Listing {
+    Idle(Keys),
+    Busy(JoinHandle<(Keys, Vec<Result<Key>>)>),
+    /// The runtime ended under it.
+    Lost,
+}
+
 impl AsyncKeys {
-    /// The next key; `None` at the end. Errors come as those of [`Keys`] do.
+    /// The next key; `None` at the end. Errors come as those of [`Keys`] do. Dropped before it is ready, it has taken nothing:
+    /// the next call gives the same key.
     pub async fn next(&mut self) -> Option<Result<Key>> {
         if let Some(key) = self.listed.next() {
             return Some(key);
         }
-        let mut keys = self.keys.take()?;
-        let listing = blocking(move || {
-            let listed: Vec<_> = keys.by_ref().take(KEYS).collect();
-            Ok((keys, listed))
-        });
+        if let Listing::Idle(_) = self.state
+            && let Listing::Idle(mut keys) = std::mem::replace(&mut self.state, Listing::Lost)
+        {
+            self.state = Listing::Busy(spawn_blocking(move || {
+                let listed = keys.by_ref().take(KEYS).collect();
+                (keys, listed)
+            }));
+        }
+        let Listing::Busy(listing) = &mut self.state else { return None };
         match listing.await {
             Ok((keys, listed)) => {
-                self.keys = Some(keys);
-                self.listed = listed.into_iter();
+                (self.state, self.listed) = (Listing::Idle(keys), listed.into_iter());
                 self.listed.next()
             }
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                self.state = Listing::Lost;
+                Some(Err(Error::io("the runtime")(ended(error))))
+            }
         }
     }
 }

@@ -73,7 +73,8 @@ impl Store {
                 Err(Error::NoAttribute) => Ok(()),
                 done => done,
             },
-        }
+        }?;
+        self.settle()
     }
 
     /// What a key or a directory is marked with itself.

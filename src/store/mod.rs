@@ -268,7 +268,8 @@ impl Store {
     }
 
     /// Makes all changes of a batch, or none: no reader finds some of them only, nor does who looks after a crash.
-    /// Returns for each whether the key was there.
+    /// Returns for each whether the key was there. Who reads through a mount may find keys of it as they were for some
+    /// milliseconds before the call returns, as the kernel forgets what it knows of names one after the other.
     ///
     /// # Errors
     ///
@@ -380,7 +381,8 @@ impl Store {
             Touch::Size => "size",
             Touch::Both => "expiration,size",
         };
-        self.door.set_attribute(key.as_bytes(), "user.larder.touch", what.as_bytes())
+        self.door.set_attribute(key.as_bytes(), "user.larder.touch", what.as_bytes())?;
+        self.settle()
     }
 
     /// Sets when a key, or a directory with all that is in it, expires.
@@ -395,7 +397,16 @@ impl Store {
             volume::Expiry::At(time) => ("user.larder.expires", shelf::format_expires(time)),
             volume::Expiry::In(seconds) => ("user.larder.ttl", seconds.to_string()),
         };
-        self.door.set_attribute(key.as_bytes(), name, value.as_bytes())
+        self.door.set_attribute(key.as_bytes(), name, value.as_bytes())?;
+        self.settle()
+    }
+
+    /// Makes what has just been changed durable, where that is the store's [`Options::durability`].
+    fn settle(&self) -> Result<()> {
+        match self.defaults.durable() {
+            Durability::Sync => self.door.apply(&[], true).map(drop),
+            Durability::Commit => Ok(()),
+        }
     }
 
     /// The keys that begin with these bytes, in the order of their bytes: all for an empty prefix, those of a
@@ -528,7 +539,8 @@ impl Store {
     ///
     /// As [`Store::set`]; some may be gone then.
     pub fn clear(&self) -> Result<()> {
-        self.door.clear()
+        self.door.clear()?;
+        self.settle()
     }
 
     /// What [`Store::cleanup`] would find to do.
