@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use larder::control::{Request, ask_with};
+use larder::store::{Batch, Store};
 use support::mounted::{Mounted, can_mount, stderr};
 
 /// A store that commands are given on.
@@ -261,6 +262,28 @@ fn commands_on_a_store_that_is_not_mounted_wait_for_one_another() {
         assert!(set.success() && get.wait().unwrap().success());
         assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
         assert!(shell.ends(0, &["get", "copy"], b"") == lines(50_000));
+        // A file to read from that is a pipe: whoever writes to it wants the store, too.
+        let pipe = shell.dir.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut set = shell.command(&["set", "by pipe"]).arg(&pipe).spawn().unwrap();
+        let write = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        assert!(shell.command(&["get", "large"]).stdout(write).status().unwrap().success());
+        assert!(set.wait().unwrap().success());
+        assert!(shell.ends(0, &["get", "by pipe"], b"") == lines(50_000));
+        // A list that is longer than a pipe, and that nobody reads yet.
+        let store = Store::connect(&shell.store).or_else(|_| Store::open(&shell.store)).unwrap();
+        for part in 0..2 {
+            let mut batch = Batch::new();
+            (0..500).for_each(|n| _ = batch.set(format!("{}/{part}/{n}", "long".repeat(50)), "").unwrap());
+            store.apply(&batch).unwrap();
+        }
+        store.close().unwrap();
+        let mut list = shell.command(&["ls", "long"]).stdout(Stdio::piped()).spawn().unwrap();
+        shell.ends(0, &["exists", "large"], b"");
+        let mut listed = String::new();
+        list.stdout.take().unwrap().read_to_string(&mut listed).unwrap();
+        assert!(list.wait().unwrap().success());
+        assert_eq!(listed.lines().count(), 1000);
     });
 }
 

@@ -1,7 +1,7 @@
 //! `larder ls`
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufWriter, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::at::{At, EXIT, YES, left, shown};
 use super::human;
-use super::output::to_output;
+use super::output::{spooled, to_output};
 
 /// List keys, in the order of their bytes
 #[derive(clap::Args)]
@@ -37,14 +37,27 @@ pub struct Ls {
 
 impl Ls {
     pub fn run(self) -> Result<u8> {
+        // A store that is not mounted is open in one process at a time: not in this one while whoever reads what it writes
+        // waits for it, as in `larder ls | xargs larder rm`.
+        let kept = !self.at.mounted() && !std::io::stdout().is_terminal();
         let store = self.at.open(false)?;
-        to_output(|output| self.list(&store, output))?;
+        if !kept {
+            to_output(|output| self.list(&store, output))?;
+            store.close()?;
+            return Ok(YES);
+        }
+        let mut listed = spooled("the list", |file| {
+            let mut output = BufWriter::new(file);
+            self.list(&store, &mut output)?;
+            output.flush()
+        })?;
         store.close()?;
+        to_output(|output| std::io::copy(&mut listed, output).map(drop))?;
         Ok(YES)
     }
 
     fn list(&self, store: &Store, output: &mut dyn Write) -> std::io::Result<()> {
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        let terminal = std::io::stdout().is_terminal();
         if self.long && !self.json {
             writeln!(
                 output,

@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::fmt::Arguments;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use larder::error::{Error, Result};
@@ -37,6 +38,16 @@ pub fn complaint(text: Arguments<'_>) {
 pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let mut output = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
     written(work(&mut output).and_then(|()| output.flush()))
+}
+
+/// A file without a name, with what `work` has written, to be read from its beginning. `what` that is.
+pub fn spooled(what: &str, work: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<File> {
+    let dir = std::env::temp_dir();
+    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(&dir);
+    let failed = |error| unwrapped(error, &format!("keeping {what} in {}", dir.display()));
+    let mut file = open.map_err(failed)?;
+    work(&mut file).and_then(|()| file.rewind()).map_err(failed)?;
+    Ok(file)
 }
 
 /// Writes a file: whoever looks at it, and whatever fails of this, finds what was there before or all that is new. Whoever wants it

@@ -1,10 +1,9 @@
 //! `larder set`
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use larder::error::{Error, Result};
@@ -12,7 +11,7 @@ use larder::shelf;
 use larder::store::{Codec, Durability, Expiry, SetOptions};
 
 use super::at::{At, EXIT, YES, failed};
-use super::output::unwrapped;
+use super::output::{spooled, unwrapped};
 
 /// Set a key to what comes on stdin
 ///
@@ -71,11 +70,22 @@ impl Set {
         let mut from: Box<dyn Read> = match (&self.value, &self.file) {
             (Some(value), _) => Box::new(value.as_bytes()),
             (None, Some(path)) => {
-                let opened = OpenOptions::new().read(true).open(path);
-                Box::new(opened.map_err(Error::io(format!("opening {}", path.display())))?)
+                let failed = || Error::io(format!("opening {}", path.display()));
+                let mut file = File::open(path).map_err(failed())?;
+                let kind = file.metadata().map_err(failed())?.file_type();
+                let stays = kind.is_file() || kind.is_dir() || self.at.mounted();
+                Box::new(if stays {
+                    file
+                } else {
+                    spooled("the value", |spool| std::io::copy(&mut file, spool).map(drop))?
+                })
             }
             (None, None) if self.at.mounted() => Box::new(std::io::stdin().lock()),
-            (None, None) => Box::new(spooled()?),
+            // A store that is not mounted is open in one process at a time: not in this one while that which writes to us
+            // waits for it.
+            (None, None) => Box::new(spooled("the value", |file| {
+                std::io::copy(&mut std::io::stdin().lock(), file).map(drop)
+            })?),
         };
         let store = self.at.open(self.create)?;
         let set = (|| {
@@ -87,16 +97,4 @@ impl Set {
         store.close()?;
         Ok(code)
     }
-}
-
-/// All of stdin, in a file without a name. A store that is not mounted is open in one process at a time: it must
-/// not be this one while that which writes to us waits for it.
-fn spooled() -> Result<File> {
-    let dir = std::env::temp_dir();
-    let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(&dir);
-    let failed = |error| unwrapped(error, &format!("keeping stdin in {}", dir.display()));
-    let mut file = open.map_err(failed)?;
-    std::io::copy(&mut std::io::stdin().lock(), &mut file).map_err(failed)?;
-    file.rewind().map_err(failed)?;
-    Ok(file)
 }
