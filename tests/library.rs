@@ -353,6 +353,32 @@ fn a_writer_publishes_when_it_is_finished_and_leaves_no_trace_when_it_is_not() {
 }
 
 #[test]
+fn a_value_is_set_though_its_directory_goes_while_it_is_written() {
+    at_each_door(|trial| {
+        let store = trial.store();
+        store.set("dir/other", "x").unwrap();
+        let mut writer = store.writer("dir/below/key").unwrap();
+        writer.write_all(&text(100_000)).unwrap();
+        assert!(store.delete_all("dir").unwrap());
+        assert_eq!(writer.finish().unwrap(), text(100_000).len() as u64);
+        assert!(store.get("dir/below/key").unwrap().unwrap() == text(100_000));
+        assert_eq!(names(store, ""), ["dir/below/key"]);
+        // A large one that is set while the directory comes and goes.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.delete_all("dir").unwrap();
+                }
+            });
+            let outcomes: Vec<_> = (0..30).map(|_| store.set("dir/key", text(20_000))).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        });
+    });
+}
+
+#[test]
 fn a_reader_reads_what_was_there_when_it_was_made() {
     at_each_door(|trial| {
         let store = trial.store();

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -36,6 +36,9 @@ const WITH_REQUEST: usize = 1 << 20;
 
 /// Bytes of a single value beyond which it is written through the mount: there it takes no second copy.
 const LARGE: usize = 256 << 10;
+
+/// How often a file is made for a new value, where its directory goes each time before it has its key.
+const STAGE_TRIES: u32 = 4;
 
 /// After so long a file is removed whose writer has died.
 const STAGED_TTL: &str = "1d";
@@ -203,6 +206,18 @@ impl Mounted {
     }
 
     pub fn apply(self: &Arc<Mounted>, changes: &[Change<'_>], durable: bool) -> Result<Vec<bool>> {
+        let mut tries = STAGE_TRIES;
+        loop {
+            tries -= 1;
+            match self.try_apply(changes, durable) {
+                Err(Error::NotFound) if tries > 0 => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Errors: `NotFound`: a directory went with a file that was made in it for a new value.
+    fn try_apply(self: &Arc<Mounted>, changes: &[Change<'_>], durable: bool) -> Result<Vec<bool>> {
         let locked = |path: &[u8]| self.locked.lock().keys().any(|key| key.as_bytes() == path);
         let mut staged: Vec<Option<Opened>> = Vec::with_capacity(changes.len());
         let mut with_request = 0;
@@ -394,7 +409,27 @@ impl Opened {
     }
 
     /// Gives a staged file its key.
-    pub fn publish(self, key: &Key, new: NewFile, durable: bool) -> Result<()> {
+    pub fn publish(mut self, key: &Key, new: NewFile, durable: bool) -> Result<()> {
+        for _ in 1..STAGE_TRIES {
+            match self.try_publish(key, new, durable) {
+                Err(Error::NotFound) => self = self.staged_anew(key, &new)?,
+                done => return done,
+            }
+        }
+        self.try_publish(key, new, durable)
+    }
+
+    /// A copy of a staged file whose directory has gone with it.
+    fn staged_anew(mut self, key: &Key, new: &NewFile) -> Result<Opened> {
+        let Some(staged) = &self.staged else { return Ok(self) };
+        let mut anew = staged.mounted.stage(key.as_bytes(), new)?;
+        let copied = self.file.rewind().and_then(|()| io::copy(&mut self.file, &mut anew.file));
+        copied.map_err(io_failed("writing a value"))?;
+        Ok(anew)
+    }
+
+    /// Errors: `NotFound`: the directory went that the file was made in.
+    fn try_publish(&self, key: &Key, new: NewFile, durable: bool) -> Result<()> {
         let Some(staged) = &self.staged else { return Ok(()) };
         let mounted = &staged.mounted;
         let locked = mounted.locked.lock().contains_key(key);
