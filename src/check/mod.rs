@@ -117,7 +117,7 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     let no_catalog = |report: &mut Report, error, remedy| match error {
         // What says of itself where it is, and what to do.
         Error::Damaged(text) => {
-            let text = text.strip_suffix(&format!("; {remedy}")).unwrap_or(&text);
+            let text = text.strip_suffix(&format!("; {}", remedy::GO_BACK)).unwrap_or(&text);
             let part = text.strip_prefix(&dir.display().to_string()).and_then(|rest| rest.split_once(": "));
             match part {
                 Some((part, what)) => {
@@ -138,7 +138,7 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
         return no_catalog(report, error, remedy::REBUILD);
     }
     // Another one: what the verification has put in order must not hide what a mount would find.
-    let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io));
+    let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io.clone()));
     let segments = LocalSegments::open(overlay.clone(), dir.join("segments"))?;
     let opened = LocalCatalog::open(OpenOptions {
         io: overlay,
@@ -150,7 +150,11 @@ fn open(io: Arc<dyn Io>, dir: &Path, report: &mut Report) -> Result<Option<(Loca
     let engine = match opened {
         Ok(engine) => engine,
         // The index is sound: it is the journal.
-        Err(error) => return no_catalog(report, error, remedy::GO_BACK),
+        Err(error) => {
+            let more = repair::a_backup_has_more(&io, dir).unwrap_or_default();
+            let remedy = if more { remedy::FROM_BACKUP } else { remedy::GO_BACK };
+            return no_catalog(report, error, remedy);
+        }
     };
     for what in engine.dropped() {
         report.note(

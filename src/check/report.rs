@@ -12,6 +12,8 @@ const KEPT: usize = 10_000;
 pub mod remedy {
     /// The store cannot be mounted, and a repair alone does not help.
     pub const REBUILD: &str = "larder check --rebuild makes it anew, or restore the store from a backup";
+    /// The journal is damaged, and a backup of the catalog has more than what is ahead of that.
+    pub const FROM_BACKUP: &str = "larder check --rebuild makes the catalog anew from its newest backup, which has more than the journal up to there";
     pub use crate::catalog::GO_BACK;
     /// Something that cannot be reached, or that contradicts itself.
     pub const MEND: &str = "larder check --repair brings it back, or into lost+found";

@@ -10,10 +10,10 @@ use larder::volume::{Rename, Volume};
 
 use crate::model::ops::Fill;
 use crate::model::store::NOBODY_SPECIAL;
-use crate::repair::{Tree, told, tree_of};
+use crate::repair::{Tree, journal_of, told, tree_of};
 use crate::sample::{STORE, Sample, listed};
-use crate::segment_path;
 use crate::support::random::Random;
+use crate::{contents, segment_path};
 
 fn write(volume: &Volume, ino: Ino, offset: u64, bytes: &[u8]) {
     volume.run(|v| v.write(ino, offset, bytes, false)).unwrap();
@@ -322,4 +322,34 @@ fn whichever_operation_of_a_rebuild_the_disk_dies_at_another_one_succeeds() {
         n += 1;
     }
     assert!(n > 20, "only {n} operations");
+}
+
+#[test]
+fn a_journal_that_is_damaged_ahead_of_what_a_backup_has_is_not_cut_where_that_would_lose_more() {
+    let sample = Sample::new(false);
+    let volume = sample.volume();
+    create(&volume, b"before the backup", &Fill::Text(1).bytes(50_000));
+    volume.sync().unwrap();
+    volume.back_up_catalog().unwrap();
+    changes(&volume, &sample);
+    volume.sync().unwrap();
+    let disk = sample.disk.snapshot();
+    volume.close().unwrap();
+    let killed = Sample { disk, inos: sample.inos };
+    let expected = tree_of(&killed.again()).unwrap();
+    // The first record since the index was written.
+    killed.flip(&journal_of(&killed), 17 * 8);
+    assert!(listed(&killed.report()).contains("--rebuild"), "{}", listed(&killed.report()));
+    // What any opening changes, as the room that a segment reserves, is none of this.
+    let kept = || {
+        let mut there = contents(&killed.disk);
+        there.retain(|path, _| path.starts_with("/store/journal") || path.starts_with("/store/damaged"));
+        there
+    };
+    let before = kept();
+    let refused = killed.repaired().unwrap_err().to_string();
+    assert!(refused.contains("--rebuild"), "{refused}");
+    assert!(kept() == before);
+    let (repaired, found) = rebuilt(&killed);
+    assert!(found == expected, "{}", told(&repaired));
 }

@@ -208,7 +208,7 @@ enum Harm {
     Remove,
 }
 
-fn journal_of(sample: &Sample) -> String {
+pub fn journal_of(sample: &Sample) -> String {
     let mut files = sample.disk.list(&Path::new(STORE).join("journal")).unwrap();
     files.sort();
     files[0].strip_prefix(STORE).unwrap().display().to_string()

@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use super::report::path_of;
 use super::{CATALOG_MEMORY, OnProgress, Options, Report, check_locked};
-use crate::catalog::{Engine, LocalCatalog, OpenOptions, frames_are_whole, verify_index};
+use crate::catalog::{Engine, GO_BACK, LocalCatalog, OpenOptions, frames_are_whole, verify_index};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::format::{FormatLine, Ino, PageNo, PageRecord, encode, keys};
@@ -79,10 +79,10 @@ pub fn repair(
         return Ok(Repaired { left: found.clone(), found, done: done.actions, omitted: 0 });
     }
     mend_files(&io, dir, &found, &mut done)?;
-    let opened = match open(&io, dir, &mut done)? {
+    let opened = match open(&io, dir, anew, &mut done)? {
         None if anew => {
             rebuild::rebuild(&io, dir, &mut done, progress)?;
-            open(&io, dir, &mut done)?
+            open(&io, dir, anew, &mut done)?
         }
         opened => opened,
     };
@@ -133,8 +133,34 @@ fn mend_files(io: &Arc<dyn Io>, dir: &Path, found: &Report, done: &mut Done) -> 
     Ok(())
 }
 
-/// The catalog, up to the damage where its journal is damaged; none where the index is.
-fn open(io: &Arc<dyn Io>, dir: &Path, done: &mut Done) -> Result<Option<(LocalCatalog, Arc<LocalSegments>)>> {
+/// Whether the newest backup of the catalog has more than the journal ahead of its damage: to go back to that loses what the
+/// backup, and maybe the journal behind the damage, still have.
+pub(super) fn a_backup_has_more(io: &Arc<dyn Io>, dir: &Path) -> Result<bool> {
+    let Some((head, _)) = rebuild::newest_backup(io, dir, &mut Done::default())? else { return Ok(false) };
+    let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io.clone()));
+    let segments = LocalSegments::open(overlay.clone(), dir.join("segments"))?;
+    let salvaged = LocalCatalog::salvage(OpenOptions {
+        io: overlay,
+        dir: dir.to_owned(),
+        memory: CATALOG_MEMORY,
+        verify: &mut |batch| frames_are_whole(&segments, batch),
+        before_checkpoint: Box::new(|| Ok(())),
+    });
+    match salvaged {
+        Ok(engine) => Ok(engine.last_seq() < head.seq),
+        Err(Error::Damaged(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// The catalog, up to the damage where its journal is damaged; none where the index is, and where it is to be made `anew` from
+/// a backup that has more.
+fn open(
+    io: &Arc<dyn Io>,
+    dir: &Path,
+    anew: bool,
+    done: &mut Done,
+) -> Result<Option<(LocalCatalog, Arc<LocalSegments>)>> {
     // Over a disk that forgets: the verification puts in order what opening does, too.
     let overlay: Arc<dyn Io> = Arc::new(Overlay::new(io.clone()));
     match verify_index(&overlay, dir) {
@@ -155,7 +181,16 @@ fn open(io: &Arc<dyn Io>, dir: &Path, done: &mut Done) -> Result<Option<(LocalCa
         })
     };
     let engine = match open(LocalCatalog::open) {
-        Err(Error::Damaged(_)) => {
+        Err(Error::Damaged(damage)) => {
+            if a_backup_has_more(io, dir)? {
+                return match anew {
+                    true => Ok(None),
+                    false => {
+                        let damage = damage.strip_suffix(&format!("; {GO_BACK}")).unwrap_or(&damage);
+                        Err(Error::store(dir, format!("{damage}; {}", super::remedy::FROM_BACKUP)))
+                    }
+                };
+            }
             aside::copy_journal(io, dir)?;
             match open(LocalCatalog::salvage) {
                 Err(Error::Damaged(_)) => return Ok(None),

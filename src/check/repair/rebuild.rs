@@ -205,7 +205,7 @@ fn frames(
 }
 
 /// The newest backup that is whole and of this store. Those that are not are told.
-fn newest_backup(io: &Arc<dyn Io>, dir: &Path, done: &mut Done) -> Result<Option<(DumpHead, PathBuf)>> {
+pub fn newest_backup(io: &Arc<dyn Io>, dir: &Path, done: &mut Done) -> Result<Option<(DumpHead, PathBuf)>> {
     let line = crate::check::files::read(&**io, &dir.join("FORMAT"))?;
     let store = FormatLine::parse(&String::from_utf8_lossy(&line)).and_then(|line| line.id);
     for backup in backups(&**io, dir)?.into_iter().rev() {
