@@ -858,3 +858,46 @@ fn what_is_no_request_of_the_library_is_refused_and_harms_nothing() {
     assert_eq!(answer["errno"], libc::EINVAL, "{answer}");
     assert_eq!(store.get("key").unwrap().unwrap(), b"x");
 }
+
+#[test]
+fn a_program_sees_that_the_library_has_removed_a_name_of_a_file_that_it_knows() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(mounted) = Mounted::new() else { return };
+    let store = Store::connect(mounted.point()).unwrap();
+    for key in ["removed", "replaced", "dir/one"] {
+        store.set(key, "x").unwrap();
+    }
+    std::fs::hard_link(mounted.at("dir/one"), mounted.at("other")).unwrap();
+    let held = ["removed", "replaced"].map(|key| std::fs::File::open(mounted.at(key)).unwrap());
+    let links = || {
+        let held = held.each_ref().map(|file| file.metadata().unwrap().nlink());
+        (held, std::fs::metadata(mounted.at("other")).unwrap().nlink())
+    };
+    assert_eq!(links(), ([1, 1], 2));
+    store.delete("removed").unwrap();
+    store.set("replaced", "y").unwrap();
+    assert!(store.delete_all("dir").unwrap());
+    assert_eq!(links().0, [0, 0]);
+    support::mounted::wait_until("one name", Duration::from_secs(60), || links().1 == 1);
+}
+
+#[test]
+fn who_opens_or_makes_a_file_that_the_library_makes_at_that_moment_opens_it() {
+    let Some(mounted) = Mounted::new() else { return };
+    let store = Store::connect(mounted.point()).unwrap();
+    let path = mounted.at("key");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..500 {
+                store.set("key", "x").unwrap();
+                store.delete("key").unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let opened = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+            assert!(opened.is_ok(), "{opened:?}");
+        }
+    });
+}

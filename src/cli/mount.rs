@@ -26,7 +26,7 @@ pub struct Mount {
     /// Stay in the foreground and log to stderr; Ctrl-C unmounts
     #[arg(short, long)]
     foreground: bool,
-    /// Options as for mount(8): ro, nodev, nosuid, noexec, noatime, sync, dirsync, allow_other, or a setting
+    /// Options as for mount(8): ro, nodev, nosuid, noexec, noatime, sync, allow_other, or a setting
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// What to log: error, warn, info, debug, trace, or a filter as in RUST_LOG

@@ -78,7 +78,13 @@ impl Options {
                     continue;
                 }
                 "sync" => MountOption::Sync,
-                "dirsync" => MountOption::DirSync,
+                "dirsync" => {
+                    return Err(Error::Config(
+                        "-o dirsync: a name is durable after fsync of its directory, or the commit-interval, and not \
+                         when the call returns: leave it out"
+                            .to_owned(),
+                    ));
+                }
                 known if NOT_OURS.contains(&known) => continue,
                 known if NOT_OURS_WITH_VALUE.iter().any(|start| known.starts_with(start)) => continue,
                 other => match other.split_once('=') {
@@ -89,7 +95,7 @@ impl Options {
                     _ => {
                         return Err(Error::Config(format!(
                             "-o {other}: not an option of this filesystem; it knows ro, nodev, nosuid, noexec, \
-                             noatime, sync, dirsync, allow_other and the settings of `larder mount --help`"
+                             noatime, sync, allow_other and the settings of `larder mount --help`"
                         )));
                     }
                 },
@@ -206,7 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_option_is_refused_by_name() {
+    fn an_unknown_option_is_refused_by_name_and_so_is_one_that_could_not_be_kept() {
+        assert!(Options::parse(["sync,dirsync"]).unwrap_err().to_string().contains("fsync of its directory"));
         let error = Options::parse(["ro,fancy"]).unwrap_err().to_string();
         assert!(error.starts_with("-o fancy:"), "{error}");
         assert!(Options::parse(["no-such-setting=3"]).is_err());

@@ -323,7 +323,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         self.kernel.asked(request);
@@ -336,8 +336,13 @@ impl Filesystem for Adapter {
             reply.created(&ttl(&entry), &attributes(&entry.attr), GENERATION, FileHandle(0), keep);
         };
         let done = self.kernel.once_changed(request, [dir], done);
+        let exclusive = flags & libc::O_EXCL != 0;
         self.answer(Request::Create, [name.as_bytes()], reply, done, move |volume, [name]| {
-            volume.mknod(&caller, ino(dir), name, mode, 0)
+            volume.mknod(&caller, ino(dir), name, mode, 0).map_err(|pause| match pause {
+                // Made behind the kernel's back: it looks the name up again for this, and opens what is there.
+                Pause::Fail(Error::Exists) if !exclusive => Error::Stale.into(),
+                pause => pause,
+            })
         });
     }
 
@@ -487,7 +492,16 @@ impl Filesystem for Adapter {
         refuse_own!(reply, own::is(of));
         let caller = caller(request, 0);
         let data = [name.as_bytes(), value];
-        let done = self.kernel.once_changed(request, [of], send_done);
+        // What else these change than the time of change the kernel does not expect.
+        let sudden = matches!(name.as_bytes(), b"user.larder.touch" | b"user.larder.page-size");
+        let kernel = self.kernel.clone();
+        let done = move |reply: ReplyEmpty, value: ()| {
+            if sudden {
+                kernel.forget_attributes(ino(of));
+            }
+            send_done(reply, value);
+        };
+        let done = self.kernel.once_changed(request, [of], done);
         if self.volume.ends_at_once(name.as_bytes(), value) {
             self.count(Request::SetXAttr);
             let data = data.map(<[u8]>::to_vec);

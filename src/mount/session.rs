@@ -272,6 +272,7 @@ fn forward_events(volume: &Arc<Volume>, notifier: Notifier) -> Result<()> {
                     entry.and(notifier.inval_inode(dir, 0, 0))
                 }
                 Event::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+                Event::Attributes(ino) => notifier.inval_inode(INodeNo(ino.0), -1, 0),
                 Event::Barrier(reached) => {
                     // Whoever waited may have given up.
                     let _ = reached.send(());

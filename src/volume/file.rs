@@ -478,27 +478,23 @@ impl Volume {
         let first = page_from(shift, offset);
         // The last page counts as whole when nothing of the file lies behind.
         let behind = if end == rec.size { page_from(shift, end) } else { PageNo((end >> shift) as u32) };
+        // One edge a step: what the first takes of a limit until it is stored, the second may need.
+        let page_end = u64::from(first.0) << shift;
+        if offset < page_end || first >= behind {
+            let upto = if offset < page_end { end.min(page_end) } else { end };
+            let zeros = ZEROS.get(..(upto - offset) as usize).unwrap_or(&ZEROS);
+            self.write_locked(tree, ino, offset, zeros, now)?;
+            return Ok(upto);
+        }
         // Between the edges there may be billions of pages that are holes already: not one by one.
-        let (head, tail) = match first < behind {
-            true => (u64::from(first.0) << shift, u64::from(behind.0) << shift),
-            false => (end, end),
-        };
-        let head = pieces(shift, offset, head - offset);
-        for (no, within, count) in head.chain(pieces(shift, tail, end.saturating_sub(tail))) {
-            let at = (u64::from(no.0) << shift) + within as u64;
-            let zeros = ZEROS.get(..count).unwrap_or(&ZEROS);
-            self.write_locked(tree, ino, at, zeros, now)?;
-        }
-        if first < behind {
-            let found = self.extents(tree, ino, first, behind)?;
-            let mut rec = tree.file(ino)?.rec.clone();
-            let mut draft = Draft::default();
-            self.remove_pages(&mut draft, ino, &mut rec, &found, first, behind);
-            tree.touch_version(ino);
-            draft.inode(ino, rec);
-            self.commit(tree, draft)?;
-        }
-        Ok(end)
+        let found = self.extents(tree, ino, first, behind)?;
+        let mut rec = tree.file(ino)?.rec.clone();
+        let mut draft = Draft::default();
+        self.remove_pages(&mut draft, ino, &mut rec, &found, first, behind);
+        tree.touch_version(ino);
+        draft.inode(ino, rec);
+        self.commit(tree, draft)?;
+        Ok(end.min(u64::from(behind.0) << shift))
     }
 
     /// As lseek(2) with `SEEK_HOLE` or `SEEK_DATA`, by whole pages. Pages of zeros that wait for write-back
@@ -553,8 +549,8 @@ impl Volume {
         Ok((u64::from(page.0) << shift).clamp(offset, size))
     }
 
-    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied. When it fails, a
-    /// part may have been copied. Waits.
+    /// As copy_file_range(2); whole pages are shared, not copied. Returns the bytes copied, fewer where it could not go on
+    /// from there. Waits.
     pub fn copy_range(&self, from: Ino, offset_from: u64, to: Ino, offset_to: u64, len: u64) -> Result<u64> {
         let (size, shift) = self.run(|volume| {
             let mut tree = volume.tree.lock();
@@ -573,22 +569,26 @@ impl Volume {
         while done < len {
             let (at, target) = (offset_from + done, offset_to + done);
             let whole = (len - done) / page;
-            let shared = if alike && at % page == 0 && whole > 0 {
-                let (first, place) = (PageNo((at >> shift) as u32), PageNo((target >> shift) as u32));
-                self.share_pages(from, first, to, place, whole)?
-            } else {
-                0
-            };
-            let count = if shared > 0 {
-                shared << shift
-            } else {
+            let step = || -> Result<u64> {
+                if alike && at % page == 0 && whole > 0 {
+                    let (first, place) = (PageNo((at >> shift) as u32), PageNo((target >> shift) as u32));
+                    match self.share_pages(from, first, to, place, whole)? {
+                        0 => {}
+                        shared => return Ok(shared << shift),
+                    }
+                }
                 let count = (page - at % page).min(len - done);
                 let mut piece = Vec::new();
                 self.read_blocking(from, at, count as u32, false, &mut piece)?;
                 self.write_blocking(to, target, &piece, false)?;
-                count
+                Ok(count)
             };
-            done += count;
+            match step() {
+                Ok(count) => done += count,
+                // The next call meets it again. Told now, it would hide from those above what has been copied.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(done)
     }

@@ -52,20 +52,30 @@ fn marked(expires: Option<Time>) -> Option<i64> {
 }
 
 impl Volume {
-    /// The life of the janitor: sweeps what has expired, reclaims what is unlinked.
-    pub(super) fn keep_house(&self) {
+    /// The life of the sweeper: removes the names of what has expired. It waits for no other work: their second is theirs.
+    pub(super) fn sweep_regularly(&self) {
         while !self.stopping() {
             let now = self.tree.lock().now(&self.clock);
-            let wait = shelf::left(Time(self.next_expiry()), now).min(TICK);
-            self.pause(wait);
-            let work = [Volume::sweep, Volume::reclaim, Volume::work_off_releases];
-            for job in work {
-                if self.read_only().is_some() {
-                    break;
-                }
-                if let Err(error) = job(self) {
-                    log::warn!("behind the scenes: {error}");
-                }
+            self.pause(shelf::left(Time(self.next_expiry()), now).min(TICK));
+            self.keep_house(&[Volume::sweep]);
+        }
+    }
+
+    /// The life of the janitor: reclaims what is unlinked.
+    pub(super) fn reclaim_regularly(&self) {
+        while !self.stopping() {
+            self.pause(TICK);
+            self.keep_house(&[Volume::reclaim, Volume::work_off_releases]);
+        }
+    }
+
+    fn keep_house(&self, work: &[fn(&Volume) -> Result<()>]) {
+        for job in work {
+            if self.read_only().is_some() {
+                break;
+            }
+            if let Err(error) = job(self) {
+                log::warn!("behind the scenes: {error}");
             }
         }
     }
@@ -301,7 +311,10 @@ impl Volume {
                 if detached {
                     let held = self.tree.lock().refs.held(ino);
                     match held {
-                        true => self.tell(Event::Entry { dir, name }),
+                        true => {
+                            self.tell(Event::Entry { dir, name });
+                            self.tell(Event::Attributes(ino));
+                        }
                         false => _ = listings.insert(dir),
                     }
                 }
@@ -477,6 +490,7 @@ impl Volume {
             self.detach(dir, &name, ino, false)?;
             if self.tree.lock().refs.held(ino) {
                 self.tell(Event::Entry { dir, name });
+                self.tell(Event::Attributes(ino));
             }
         }
         Ok(())

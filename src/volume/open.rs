@@ -241,7 +241,8 @@ impl Volume {
             spawn("write-back", Volume::write_back)?;
         }
         spawn("readahead", Volume::read_ahead)?;
-        spawn("janitor", Volume::keep_house)?;
+        spawn("sweeper", Volume::sweep_regularly)?;
+        spawn("janitor", Volume::reclaim_regularly)?;
         if self.evicts() {
             spawn("evictor", Volume::evict_in_background)?;
         }

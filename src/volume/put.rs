@@ -134,6 +134,7 @@ type Named = Option<(Ino, Kind)>;
 enum Heard<'a> {
     Name(Ino, &'a [u8]),
     Inode(Ino),
+    Attributes(Ino),
 }
 
 /// A batch in the making: the draft, and what names mean in it so far.
@@ -542,6 +543,7 @@ impl Volume {
             listener(match event {
                 Heard::Name(dir, name) => Event::Entry { dir: *dir, name: (*name).into() },
                 Heard::Inode(ino) => Event::Inode(*ino),
+                Heard::Attributes(ino) => Event::Attributes(*ino),
             });
         }
     }
@@ -604,8 +606,11 @@ impl<'a> Plan<'a> {
         drop_name(tree, &mut self.draft, dir, name, ino, now)?;
         self.names.put((dir, name), None);
         self.heard.push(Heard::Name(dir, name));
-        if self.draft.record(ino).is_some_and(|rec| rec.nlink > 0) {
-            self.heard.push(Heard::Inode(ino));
+        match self.draft.record(ino) {
+            Some(rec) if rec.nlink > 0 => self.heard.push(Heard::Inode(ino)),
+            // Who has it open may look whether it still has a name.
+            _ if tree.refs.held(ino) => self.heard.push(Heard::Attributes(ino)),
+            _ => {}
         }
         Ok(())
     }

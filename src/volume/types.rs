@@ -191,6 +191,8 @@ pub enum Event {
     },
     /// An inode's attributes or content have changed.
     Inode(Ino),
+    /// Its attributes alone.
+    Attributes(Ino),
     /// Somebody waits until all events before this one have been passed on.
     Barrier(std::sync::mpsc::Sender<()>),
 }

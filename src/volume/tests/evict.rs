@@ -220,7 +220,7 @@ fn what_is_in_use_or_not_written_yet_is_not_evicted() {
     volume.on_event(Box::new(move |event| match event {
         Event::Entry { .. } => asked.upgrade().unwrap().forget(held, 1),
         Event::Barrier(reached) => reached.send(()).unwrap(),
-        Event::Inode(_) => {}
+        Event::Inode(_) | Event::Attributes(_) => {}
     }));
     volume.sync().unwrap();
     // What was found in use counts as used at that moment, so it goes last.

@@ -98,3 +98,24 @@ fn two_who_come_upon_the_same_expired_key_both_find_it_gone() {
     }
     volume.close().unwrap();
 }
+
+#[test]
+fn what_expires_goes_at_its_second_also_while_much_is_reclaimed() {
+    let store = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time(1000 * SECOND));
+    let volume = Volume::open(settings(store.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let ino = make(&volume, "file");
+    volume.run(|v| v.setxattr(&ROOTS, ino, b"user.larder.ttl", b"10", 0)).unwrap();
+    let (told, hears) = std::sync::mpsc::channel();
+    volume.on_event(Box::new(move |event| {
+        if let Event::Entry { name, .. } = event {
+            let _ = told.send(name.to_vec());
+        }
+    }));
+    let reclaiming = volume.reclaiming.lock();
+    clock.set(Time(1010 * SECOND));
+    let gone = hears.recv_timeout(std::time::Duration::from_secs(60));
+    assert_eq!(gone.as_deref(), Ok(&b"file"[..]));
+    drop(reclaiming);
+    volume.close().unwrap();
+}

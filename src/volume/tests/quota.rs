@@ -472,3 +472,41 @@ fn of_two_who_set_a_limit_at_once_neither_is_told_that_it_is_set_when_it_cannot_
     }
     volume.close().unwrap();
 }
+
+#[test]
+fn a_hole_whose_edges_do_not_both_fit_below_a_limit_is_made_all_the_same() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let dir = dir(&volume, ROOT, "dir");
+    let ino = filled(&volume, dir, "file", 3 * PAGE);
+    volume.sync().unwrap();
+    limit(&volume, dir, "100MiB").unwrap();
+    limit(&volume, dir, &(used(&volume, dir) + 100_000).to_string()).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    let (punching, mode) = (volume.clone(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE);
+    std::thread::spawn(move || ended.send(punching.fallocate(ino, PAGE / 2, 2 * PAGE, mode)));
+    end.recv_timeout(std::time::Duration::from_secs(30)).expect("it does not end").unwrap();
+    let content = read(&volume, ino, 0, 3 * PAGE as u32);
+    assert!(content[PAGE as usize / 2..][..2 * PAGE as usize].iter().all(|byte| *byte == 0));
+    assert!(content[..PAGE as usize / 2].iter().any(|byte| *byte != 0));
+    assert!(content[5 * PAGE as usize / 2..].iter().any(|byte| *byte != 0));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_copy_that_a_limit_ends_tells_how_far_it_has_come() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = real(store.path());
+    let dir = dir(&volume, ROOT, "dir");
+    limit(&volume, dir, "1MiB").unwrap();
+    let from = filled(&volume, ROOT, "from", 2 << 20);
+    let to = file(&volume, dir, "to");
+    // Not whole pages that could be shared at once.
+    let copied = volume.copy_range(from, 100, to, 0, 2 << 20).unwrap();
+    assert!((500_000..1 << 20).contains(&copied), "{copied}");
+    assert_eq!(volume.run(|v| v.getattr(to)).unwrap().attr.size, copied);
+    assert!(read(&volume, to, 0, copied as u32) == read(&volume, from, 100, copied as u32));
+    let more = volume.copy_range(from, 100 + copied, to, copied, 2 << 20);
+    assert!(matches!(more, Err(Error::QuotaExceeded)), "{more:?}");
+    volume.close().unwrap();
+}
