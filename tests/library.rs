@@ -868,7 +868,8 @@ fn a_program_sees_that_the_library_has_removed_a_name_of_a_file_that_it_knows() 
         store.set(key, "x").unwrap();
     }
     std::fs::hard_link(mounted.at("dir/one"), mounted.at("other")).unwrap();
-    let held = ["removed", "replaced"].map(|key| std::fs::File::open(mounted.at(key)).unwrap());
+    let held = ["removed", "replaced"]
+        .map(|key| std::fs::OpenOptions::new().read(true).open(mounted.at(key)).unwrap());
     let links = || {
         let held = held.each_ref().map(|file| file.metadata().unwrap().nlink());
         (held, std::fs::metadata(mounted.at("other")).unwrap().nlink())

@@ -1,7 +1,7 @@
 //! `larder set`
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl Set {
             (Some(value), _) => Box::new(value.as_bytes()),
             (None, Some(path)) => {
                 let failed = || Error::io(format!("opening {}", path.display()));
-                let mut file = File::open(path).map_err(failed())?;
+                let mut file = OpenOptions::new().read(true).open(path).map_err(failed())?;
                 let kind = file.metadata().map_err(failed())?.file_type();
                 let stays = kind.is_file() || kind.is_dir() || self.at.mounted();
                 Box::new(if stays {
