@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +99,8 @@ struct Inode {
     current: Content,
     /// Blocks that take room.
     blocks: BTreeSet<u64>,
+    /// Bytes that cannot be read.
+    bad: Vec<Range<u64>>,
 }
 
 #[derive(Clone, Debug)]
@@ -336,7 +339,7 @@ impl FaultyDisk {
     }
 
     /// The disk as it is found after power loss. This one stays as it is, but its next crash is another.
-    /// Faults, delays and counts are not taken over.
+    /// Faults, delays and counts are not taken over, bad sectors are.
     pub fn crash(&self) -> FaultyDisk {
         let mut state = self.state();
         let mut seed = next_random(&mut state.seed);
@@ -388,7 +391,8 @@ impl FaultyDisk {
             let content = found.get(id).cloned().unwrap_or_default();
             let old = state.inodes.get(id).map(|i| i.blocks.clone()).unwrap_or_default();
             let blocks = if old.is_empty() { (0..content.len().div_ceil(BLOCK)).collect() } else { old };
-            let inode = Inode { durable: content.clone(), current: content, blocks, ..Inode::default() };
+            let bad = state.inodes.get(id).map(|i| i.bad.clone()).unwrap_or_default();
+            let inode = Inode { durable: content.clone(), current: content, blocks, bad, ..Inode::default() };
             (*id, inode)
         });
         FaultyDisk::of(State {
@@ -408,15 +412,28 @@ impl FaultyDisk {
         self.state().faults.push((kind, n, fault));
     }
 
+    /// Lets every read of a file that touches these bytes fail with EIO, here and on the disks found after a crash, under
+    /// whichever name. Nothing where there is no such file.
+    pub fn bad_sector(&self, path: &Path, bytes: Range<u64>) {
+        let mut state = self.state();
+        if let Some(id) = state.names.get(path).copied()
+            && let Ok(inode) = state.inode(id)
+        {
+            inode.bad.push(bytes);
+        }
+    }
+
     /// Takes back all faults that have not struck yet.
     pub fn disarm(&self) {
         self.state().faults.clear();
     }
 
-    /// As [`FaultyDisk::disarm`]; and a disk that was filled has room again.
+    /// As [`FaultyDisk::disarm`]; and a disk that was filled has room again, and what could not be read can be.
     pub fn heal(&self) {
         self.disarm();
-        self.state().full = false;
+        let mut state = self.state();
+        state.full = false;
+        state.inodes.values_mut().for_each(|inode| inode.bad.clear());
     }
 
     /// What the last fault has struck, when one has.
@@ -599,7 +616,12 @@ impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut state = self.disk.state.lock();
         state.look(format_args!("read {} {offset}+{}", self.named(), buf.len()))?;
-        Ok(state.inode(self.inode)?.current.read(buf, offset))
+        let inode = state.inode(self.inode)?;
+        let end = offset.saturating_add(buf.len() as u64);
+        if inode.bad.iter().any(|bad| bad.start < end && offset < bad.end) {
+            return Err(Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(inode.current.read(buf, offset))
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {

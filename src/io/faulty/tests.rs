@@ -205,3 +205,23 @@ fn a_held_sync_goes_on_when_released() {
     });
     assert_eq!(disk.counts().syncs, before + 1);
 }
+
+#[test]
+fn a_bad_sector_cannot_be_read_until_the_disk_is_healed_and_is_found_again_after_a_crash() {
+    let disk = disk(1);
+    let file = durable_file(&disk, "a", &[1; 5000]);
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    disk.bad_sector(&path("a"), 1000..1512);
+    disk.rename(&path("a"), &path("b")).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let mut bytes = [0; 100];
+    for disk in [disk.clone(), disk.snapshot(), disk.crash()] {
+        let file = disk.open(&path("b"), false).unwrap();
+        for (at, readable) in [(900, true), (901, false), (1511, false), (1512, true)] {
+            let got = file.read_at(&mut bytes, at).map_err(|error| error.raw_os_error());
+            assert_eq!(got, if readable { Ok(100) } else { Err(Some(libc::EIO)) }, "at {at}");
+        }
+    }
+    disk.heal();
+    assert_eq!(file.read_at(&mut bytes, 1000).unwrap(), 100);
+}

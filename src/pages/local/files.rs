@@ -105,7 +105,7 @@ impl Files {
 
     /// Looks at a segment when the store is opened and returns where its frames end at most. One that a
     /// crash left open ends in zeros, allocated ahead; their room is given back. The length stays, since
-    /// zeros may be a raw frame's content.
+    /// zeros may be a raw frame's content. Where what it ends in cannot be read, nothing is given back.
     pub fn settle(&self, id: SegmentId) -> Result<u64> {
         let failed = || Error::io(format!("opening {}", self.name(id)));
         let file = self.io.open(&self.path(id), false).map_err(failed())?;
@@ -118,7 +118,10 @@ impl Files {
         let mut zeros_from = len;
         while zeros_from > 0 {
             let start = zeros_from - u64::from(GRAIN);
-            file.read_at(&mut chunk, start).map_err(failed())?;
+            if let Err(error) = file.read_at(&mut chunk, start) {
+                log::warn!("{}: where its frames end cannot be read: {error}", self.name(id));
+                return Ok(len);
+            }
             const EMPTY: [u8; super::BLOCK as usize] = [0; super::BLOCK as usize];
             if let Some(last) = chunk.chunks(EMPTY.len()).rposition(|block| *block != EMPTY) {
                 zeros_from = start + (last as u64 + 1) * u64::from(super::BLOCK);

@@ -180,3 +180,27 @@ fn a_segment_that_could_not_be_removed_is_there_and_one_whose_removal_was_not_an
         assert!(!listed());
     }
 }
+
+/// A crash leaves a segment that ends in zeros: what cannot be read there is nobody's.
+#[test]
+fn a_bad_sector_behind_the_last_frame_of_a_segment_that_a_crash_left_open_keeps_nothing_from_opening() {
+    let disk = FaultyDisk::new(1);
+    disk.create_dir_all(Path::new("/store/segments")).unwrap();
+    let segments = open_on(&disk).unwrap();
+    let extents = [1, 2].map(|n| segments.append(Class::Lasting, &[n; 50_000]).unwrap());
+    let killed = disk.snapshot();
+    let path = segment_file(Path::new("/store/segments"), extents[0].segment);
+    let len = killed.open(&path, false).unwrap().len().unwrap();
+    assert!(len.is_multiple_of(1 << 20), "{len}");
+    for at in [200_000, len - 4096] {
+        let killed = killed.snapshot();
+        killed.bad_sector(&path, at..at + 4096);
+        let held = killed.open(&path, false).unwrap().allocated().unwrap();
+        let segments = open_on(&killed).unwrap();
+        assert_eq!(segments.allocated(), held, "nothing is given back");
+        for (extent, n) in extents.iter().zip(1..) {
+            assert_eq!(segments.read(*extent).unwrap(), [n; 50_000]);
+        }
+        assert!(segments.append(Class::Lasting, b"more").unwrap().segment > extents[0].segment);
+    }
+}
