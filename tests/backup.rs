@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::backup::{Outcome, back_up, restore};
+use larder::catalog::{Batch, Engine, LocalCatalog, OpenOptions};
 use larder::check::{Options, check, repair};
 use larder::clock::{Clock, Time};
 use larder::config::Settings;
 use larder::error::Error;
-use larder::format::{Ino, Kind, ROOT};
+use larder::format::{Ino, Kind, PageNo, PageRecord, ROOT, encode, keys};
 use larder::io::Io;
 use larder::io::faulty::{Fault, FaultyDisk, Kind as Of};
 use larder::volume::{Caller, Volume};
@@ -347,10 +348,67 @@ fn a_damaged_frame_is_told_and_keeps_nothing_else_from_being_copied_and_restored
     let error = again.read_blocking(hurt, at, 10, false, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, Error::Damaged(_)), "{error}");
 
-    // And a damaged store is copied as far as it goes.
-    let to = FaultyDisk::new(13);
-    let outcome = back_up(&again, io(&to), Path::new(COPY), &quiet).unwrap();
+    // And a damaged store is copied as far as it goes, each time, until it is well again.
+    let frame = Path::new("/again/segments/01/00000001");
+    let flip = || {
+        let file = to.open(frame, false).unwrap();
+        let mut byte = [0];
+        file.read_at(&mut byte, 5000).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 5000).unwrap();
+    };
+    flip();
+    let whole = contents(&again);
+    type Harm<'a> = (&'a dyn Fn(), &'a dyn Fn());
+    let harms: [Harm<'_>; 2] = [(&flip, &flip), (&|| to.bad_sector(frame, 5000..5512), &|| to.heal())];
+    for (harm, heal) in harms {
+        let second = FaultyDisk::new(13);
+        harm();
+        for n in 0..3 {
+            let outcome = back_up(&again, io(&second), Path::new(COPY), &quiet).unwrap();
+            assert_eq!((outcome.damaged, outcome.examples[0].ino), (1, hurt.0), "backup {n}: {outcome:?}");
+        }
+        heal();
+        let outcome = copy(&again, &second);
+        assert!(outcome.copied > 0 && outcome.copied < outcome.bytes, "{outcome:?}");
+        assert_eq!(copy(&again, &second).copied, 0);
+        assert!(restored(&second) == whole);
+    }
+}
+
+/// A repair has given it up: there is no frame of it to be read.
+#[test]
+fn a_page_that_is_lost_is_told_as_damaged_by_each_backup_and_by_a_restore() {
+    let (disk, to) = (FaultyDisk::new(19), FaultyDisk::new(20));
+    let volume = open(&disk, "/store");
+    fill(&volume, 19);
+    let hurt = volume.run(|v| v.lookup(ROOT, b"text 9")).unwrap().attr.ino;
+    volume.forget(hurt, 1);
+    volume.close().unwrap();
+    let engine = LocalCatalog::open(OpenOptions {
+        io: io(&disk),
+        dir: "/store".into(),
+        memory: 1 << 20,
+        verify: &mut |_| Ok(true),
+        before_checkpoint: Box::new(|| Ok(())),
+    })
+    .unwrap();
+    let mut batch = Batch::default();
+    batch.put(keys::page(hurt, PageNo(0)), encode(&PageRecord::LOST));
+    engine.apply(batch).unwrap();
+    engine.close(&|| Ok(())).unwrap();
+
+    let volume = open(&disk, "/store");
+    for n in 0..2 {
+        let outcome = back_up(&volume, io(&to), Path::new(COPY), &quiet).unwrap();
+        assert_eq!((outcome.damaged, outcome.examples[0].ino), (1, hurt.0), "backup {n}: {outcome:?}");
+    }
+    assert!(to.list(&Path::new(COPY).join("segments/00")).is_err(), "a segment 0");
+    let outcome = restore(io(&to), Path::new(COPY), Path::new("/again"), &quiet).unwrap();
     assert_eq!((outcome.damaged, outcome.examples[0].ino), (1, hurt.0), "{outcome:?}");
+    assert!(to.list(Path::new("/again/segments/00")).is_err(), "a segment 0");
+    let again = open(&to, "/again");
+    let error = again.read_blocking(hurt, 0, 10, false, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, Error::Damaged(_)), "{error}");
 }
 
 #[test]

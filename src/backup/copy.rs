@@ -9,13 +9,13 @@ use super::manifest::{Manifest, Place};
 use super::{OnProgress, Outcome, Progress, damaged, full};
 use crate::catalog::DumpReader;
 use crate::error::{Error, Result};
-use crate::format::SegmentId;
+use crate::format::{Extent, SegmentId};
 use crate::io::{File, Io};
 use crate::pages::frame;
 use crate::volume::{Moment, Volume};
 
 /// Copies an open store to `dest` on the disk `io`, as it is at one moment, or brings the copy there up to date. Who uses
-/// the store goes on meanwhile. Damaged frames are left out and told. Waits.
+/// the store goes on meanwhile. Damaged frames are told, by each run until they can be copied. Waits.
 /// Errors: `dest` is something else, or another store's copy, or has no room; the store is being closed; what
 /// `progress` returns. What was complete at `dest` before is so still.
 pub fn back_up(volume: &Volume, io: Arc<dyn Io>, dest: &Path, progress: OnProgress<'_>) -> Result<Outcome> {
@@ -66,6 +66,7 @@ fn copied(volume: &Volume, moment: Moment<'_>, begun: Begun, progress: OnProgres
             records: dumped.entries,
             settings,
             segments: Default::default(),
+            damaged: Default::default(),
         },
         outcome: Outcome { records: dumped.entries, ..Outcome::default() },
         total: 0,
@@ -97,7 +98,7 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn frames(&mut self, dump: &dyn Fn() -> Result<DumpReader>) -> Result<()> {
-        let contents = Contents::of(dump()?)?;
+        let contents = Contents::of(dump()?, &mut self.outcome)?;
         self.total = contents.bytes();
         (self.progress)(Progress { done: 0, total: self.total })?;
         let mut folders = BTreeSet::new();
@@ -109,7 +110,11 @@ impl Copy<'_> {
                 None => Default::default(),
             };
             for (id, wanted) in wanted {
-                self.segment(id, &wanted, &there.remove(&id).unwrap_or_default(), &mut folders)?;
+                let mut there = there.remove(&id).unwrap_or_default();
+                if let Some(damaged) = self.old.and_then(|old| old.damaged.get(&id.0)) {
+                    there.retain(|frame| !damaged.contains(&frame.extent.offset));
+                }
+                self.segment(id, &wanted, &there, &mut folders)?;
                 self.moment.release(id);
             }
         }
@@ -189,7 +194,7 @@ impl Copy<'_> {
                 return run.iter().try_for_each(|frame| self.run(std::slice::from_ref(frame), file, id));
             }
             Err(error) => {
-                run.iter().for_each(|frame| self.outcome.damage(frame.ino, frame.page, error.to_string()));
+                run.iter().for_each(|frame| self.damage(frame, error.to_string()));
                 return Ok(());
             }
         };
@@ -200,7 +205,7 @@ impl Copy<'_> {
             if let Err(error) = frame::verify(bytes, frame.checksum) {
                 // A moment that is held no longer has no frames to be damaged.
                 self.moment.check()?;
-                self.outcome.damage(frame.ino, frame.page, error.to_string());
+                self.damage(frame, error.to_string());
                 good = false;
             }
         }
@@ -212,6 +217,13 @@ impl Copy<'_> {
             self.outcome.copied += u64::from(extent.len);
         }
         Ok(())
+    }
+
+    /// Takes note of a frame that is damaged, for the person and for the next run.
+    fn damage(&mut self, frame: &Frame, why: String) {
+        self.outcome.damage(frame.ino, frame.page, why);
+        let Extent { segment, offset, .. } = frame.extent;
+        self.manifest.damaged.entry(segment.0).or_default().insert(offset);
     }
 }
 

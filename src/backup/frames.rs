@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Outcome;
 use crate::catalog::{DumpReader, Dumped};
 use crate::error::Result;
 use crate::format::{Extent, Ino, PageNo, PageRecord, SegmentId, decode, keys};
@@ -40,14 +41,21 @@ pub(super) struct Contents {
     pub dumped: Option<Dumped>,
 }
 
-fn visit(mut dump: DumpReader, mut each: impl FnMut(Frame)) -> Result<Dumped> {
+/// Visits the frames, as often as pages name them. Those that are lost have none.
+fn visit(
+    mut dump: DumpReader,
+    mut each: impl FnMut(Frame),
+    mut lost: impl FnMut(Ino, PageNo),
+) -> Result<Dumped> {
     while let Some((key, value)) = dump.entry()? {
         if key.first() == Some(&keys::PAGE)
             && let Some((ino, page)) = keys::page_of(key)
         {
-            // One that cannot be read is as unreadable in the copy; the check tells of it.
-            if let Ok(PageRecord { extent, checksum }) = decode(value, "page record") {
-                each(Frame { extent, checksum, ino, page });
+            match decode(value, "page record") {
+                Ok(PageRecord::LOST) => lost(ino, page),
+                Ok(PageRecord { extent, checksum }) => each(Frame { extent, checksum, ino, page }),
+                // One that cannot be read is as unreadable in the copy; the check tells of it.
+                Err(_) => {}
             }
         }
     }
@@ -55,14 +63,16 @@ fn visit(mut dump: DumpReader, mut each: impl FnMut(Frame)) -> Result<Dumped> {
 }
 
 impl Contents {
-    /// Reads a dump to its end.
-    pub fn of(dump: DumpReader) -> Result<Contents> {
+    /// Reads a dump to its end. Pages whose content is lost are damage in `outcome`.
+    pub fn of(dump: DumpReader, outcome: &mut Outcome) -> Result<Contents> {
         let mut segments: BTreeMap<SegmentId, (usize, u64)> = BTreeMap::new();
-        let dumped = visit(dump, |frame| {
+        let count = |frame: Frame| {
             let (count, bytes) = segments.entry(frame.extent.segment).or_default();
             *count += 1;
             *bytes += u64::from(frame.extent.len);
-        })?;
+        };
+        let lost = |ino, page| outcome.damage(ino, page, "its content is lost".into());
+        let dumped = visit(dump, count, lost)?;
         Ok(Contents { segments, dumped: Some(dumped) })
     }
 
@@ -95,11 +105,12 @@ pub(super) fn of_group(
     group: &BTreeSet<SegmentId>,
 ) -> Result<BTreeMap<SegmentId, Vec<Frame>>> {
     let mut found: BTreeMap<SegmentId, Vec<Frame>> = BTreeMap::new();
-    visit(dump, |frame| {
+    let take = |frame: Frame| {
         if group.contains(&frame.extent.segment) {
             found.entry(frame.extent.segment).or_default().push(frame);
         }
-    })?;
+    };
+    visit(dump, take, |_, _| {})?;
     for frames in found.values_mut() {
         frames.sort_by_key(|frame| (frame.extent.offset, frame.extent.len, frame.checksum));
         frames.dedup_by(|one, other| one.same(other));

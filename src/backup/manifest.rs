@@ -38,6 +38,9 @@ pub(super) struct Manifest {
     pub settings: Option<String>,
     /// Which run began the file of each segment.
     pub segments: BTreeMap<u32, u32>,
+    /// Where, in each segment, frames lie that are damaged here: the next run copies them again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damaged: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 /// The directory of a copy.

@@ -13,7 +13,8 @@
 //! - There is a complete copy from the first run that came to its end on: the manifest is replaced by a rename, as the
 //!   last thing, when everything that it names is durable. Whatever interrupts a run leaves the copy before it whole.
 //! - Therefore a run writes only where that copy has nothing: into new files, and into the old ones where the old dump
-//!   has no frame. A frame that lies elsewhere than in the old dump, or over another, begins a new file of its segment.
+//!   has no frame, or one that is damaged: those are tried again by each run. A frame that lies elsewhere than in the old
+//!   dump, or over another, begins a new file of its segment.
 //! - What the manifest does not name is what an interrupted run left, and the next one removes it.
 //! - Nothing that lies in a directory that is not such a copy is touched.
 
@@ -74,7 +75,7 @@ pub struct Outcome {
     pub bytes: u64,
     /// Bytes that were copied: the others were there.
     pub copied: u64,
-    /// Pages whose frames do not match their checksums, or cannot be read, and are not in the copy.
+    /// Pages whose frames do not match their checksums, or cannot be read, or are lost, and are not in the copy.
     pub damaged: u64,
     /// The first of these.
     pub examples: Vec<Damage>,

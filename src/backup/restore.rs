@@ -40,7 +40,8 @@ fn restored(io: Arc<dyn Io>, from: &Path, store: &Path, progress: OnProgress<'_>
         return Err(Error::store(store, why));
     }
     // Nothing is made of a copy that cannot be read.
-    let contents = Contents::of(place.read_dump(&manifest)?)?;
+    let mut outcome = Outcome { records: manifest.records, ..Outcome::default() };
+    let contents = Contents::of(place.read_dump(&manifest)?, &mut outcome)?;
     if let Some(dumped) = &contents.dumped {
         place.check_dump(&manifest, dumped)?;
     }
@@ -60,7 +61,7 @@ fn restored(io: Arc<dyn Io>, from: &Path, store: &Path, progress: OnProgress<'_>
         manifest: &manifest,
         io: &*io,
         store,
-        outcome: Outcome { records: manifest.records, ..Outcome::default() },
+        outcome,
         total: contents.bytes(),
         progress,
     };
