@@ -412,6 +412,29 @@ fn a_page_that_is_lost_is_told_as_damaged_by_each_backup_and_by_a_restore() {
 }
 
 #[test]
+fn a_bad_sector_of_a_backup_costs_the_one_frame_that_it_is_in() {
+    let (disk, to) = (FaultyDisk::new(21), FaultyDisk::new(22));
+    let volume = open(&disk, "/store");
+    fill(&volume, 21);
+    copy(&volume, &to);
+    let path = to.list(Path::new("/backups/copy/segments/01")).unwrap().pop().unwrap();
+    to.bad_sector(&path, 300_000..300_512);
+    let outcome = restore(io(&to), Path::new(COPY), Path::new("/again"), &quiet).unwrap();
+    assert_eq!((outcome.damaged, outcome.examples.len()), (1, 1), "{outcome:?}");
+    to.heal();
+    let before = contents(&volume);
+    let again = open(&to, "/again");
+    let hurt = Ino(outcome.examples[0].ino);
+    let at = u64::from(outcome.examples[0].page) << 17;
+    assert!(again.read_blocking(hurt, at, 10, false, &mut Vec::new()).is_err());
+    // Written over, all can be read.
+    write(&again, hurt, at, &[0; 1 << 17]);
+    let after = contents(&again);
+    let differ: Vec<&String> = before.keys().filter(|path| after.get(*path) != before.get(*path)).collect();
+    assert!(differ.len() == 1 && after.len() == before.len(), "{differ:?}");
+}
+
+#[test]
 fn what_cannot_be_a_backup_or_a_target_is_refused_and_left_as_it_is() {
     let disk = FaultyDisk::new(14);
     let volume = open(&disk, "/store");

@@ -118,34 +118,40 @@ impl Restore<'_> {
         };
         for run in frames::runs(wanted) {
             self.outcome.frames += run.len() as u64;
-            let Some(extent) = frames::extent_of(run) else { continue };
-            self.outcome.bytes += u64::from(extent.len);
-            match from
-                .as_ref()
-                .map_err(Clone::clone)
-                .and_then(|from| read(&**from, extent.offset, extent.len))
-            {
-                Err(why) => {
-                    run.iter().for_each(|frame| self.outcome.damage(frame.ino, frame.page, why.clone()));
-                    // The place must be there, that it is told as damage and not as missing.
-                    let end = u64::from(extent.offset) + u64::from(extent.len);
-                    to.set_len(end.max(to.len().map_err(failed("reading"))?)).map_err(failed("writing"))?;
-                }
-                Ok(bytes) => {
-                    for frame in run {
-                        let start = (frame.extent.offset - extent.offset) as usize;
-                        let bytes = bytes.get(start..start + frame.extent.len as usize).unwrap_or_default();
-                        if let Err(error) = frame::verify(bytes, frame.checksum) {
-                            self.outcome.damage(frame.ino, frame.page, error.to_string());
-                        }
-                    }
-                    to.write_all_at(&bytes, extent.offset.into()).map_err(failed("writing"))?;
-                    self.outcome.copied += u64::from(extent.len);
-                }
-            }
+            self.outcome.bytes += frames::extent_of(run).map_or(0, |extent| u64::from(extent.len));
+            self.run(run, from.as_deref().map_err(String::as_str), &*to).map_err(failed("writing"))?;
             (self.progress)(Progress { done: self.outcome.copied, total: self.total })?;
         }
         to.sync().map_err(failed("flushing"))
+    }
+
+    /// Writes frames that lie side by side. Those that cannot be read are told; `from` may be why none can.
+    fn run(&mut self, run: &[Frame], from: Result<&dyn File, &str>, to: &dyn File) -> std::io::Result<()> {
+        let Some(extent) = frames::extent_of(run) else { return Ok(()) };
+        match from.map_err(str::to_owned).and_then(|from| read(from, extent.offset, extent.len)) {
+            // One by one, to lose no more than must be.
+            Err(_) if run.len() > 1 => {
+                run.iter().try_for_each(|frame| self.run(std::slice::from_ref(frame), from, to))
+            }
+            Err(why) => {
+                run.iter().for_each(|frame| self.outcome.damage(frame.ino, frame.page, why.clone()));
+                // The place must be there, that it is told as damage and not as missing.
+                let end = u64::from(extent.offset) + u64::from(extent.len);
+                to.set_len(end.max(to.len()?))
+            }
+            Ok(bytes) => {
+                for frame in run {
+                    let start = (frame.extent.offset - extent.offset) as usize;
+                    let bytes = bytes.get(start..start + frame.extent.len as usize).unwrap_or_default();
+                    if let Err(error) = frame::verify(bytes, frame.checksum) {
+                        self.outcome.damage(frame.ino, frame.page, error.to_string());
+                    }
+                }
+                to.write_all_at(&bytes, extent.offset.into())?;
+                self.outcome.copied += u64::from(extent.len);
+                Ok(())
+            }
+        }
     }
 }
 
