@@ -123,6 +123,15 @@ impl Error {
         }
     }
 
+    /// Whether it tells of what is stored: bytes that are wrong, or that the disk cannot read (EIO). Another try does not help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Damaged(_) => true,
+            Error::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
+            _ => false,
+        }
+    }
+
     /// A store or mount point that cannot be used.
     pub fn store(path: impl Into<PathBuf>, why: impl Into<String>) -> Error {
         Error::Store { path: path.into(), why: why.into() }

@@ -188,7 +188,7 @@ impl Copy<'_> {
         let Some(extent) = frames::extent_of(run) else { return Ok(()) };
         let bytes = match self.moment.read(extent) {
             Ok(bytes) => bytes,
-            Err(error) if !is_damage(&error) => return Err(error),
+            Err(error) if !error.is_damage() => return Err(error),
             // One by one, to tell which.
             Err(_) if run.len() > 1 => {
                 return run.iter().try_for_each(|frame| self.run(std::slice::from_ref(frame), file, id));
@@ -224,14 +224,6 @@ impl Copy<'_> {
         self.outcome.damage(frame.ino, frame.page, why);
         let Extent { segment, offset, .. } = frame.extent;
         self.manifest.damaged.entry(segment.0).or_default().insert(offset);
-    }
-}
-
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Damaged(_) => true,
-        Error::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
-        _ => false,
     }
 }
 

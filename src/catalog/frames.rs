@@ -1,7 +1,7 @@
 //! What recovery asks of batches that no mark vouches for.
 
 use super::Batch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{PageRecord, decode, keys};
 use crate::pages::{LocalSegments, frame};
 
@@ -15,9 +15,8 @@ pub fn frames_are_whole(segments: &LocalSegments, batch: &Batch) -> Result<bool>
         });
         match whole {
             Ok(_) => {}
-            Err(Error::Damaged(_)) => return Ok(false),
-            // A place that cannot be read has nothing that could be brought back.
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EIO) => return Ok(false),
+            // Also a place that cannot be read has nothing that could be brought back.
+            Err(error) if error.is_damage() => return Ok(false),
             Err(error) => return Err(error),
         }
     }

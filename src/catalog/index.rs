@@ -392,7 +392,7 @@ pub(super) fn build_with(
 
 /// Verifies every page of the index in a store's directory, which redb does not do when it reads one. Repairs on the
 /// way what a crash may leave: `io` is an overlay where nothing may change.
-/// Errors: `Damaged` when it cannot be trusted.
+/// Errors: `Damaged` when it cannot be trusted, or a part of it cannot be read (EIO).
 pub fn verify_index(io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
     /// For a walk through the whole file, which comes by once.
     const CACHE: usize = 16 << 20;
@@ -419,7 +419,7 @@ pub fn verify_index(io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
     match unless_panics(verify) {
         Some(Ok(true)) => Ok(()),
         Some(Ok(false)) => Err(damaged("this is no index of a catalog".into())),
-        Some(Err(redb::Error::Io(error))) if !foreign(&error) => {
+        Some(Err(redb::Error::Io(error))) if !foreign(&error) && error.raw_os_error() != Some(libc::EIO) => {
             Err(Error::io(format!("reading {}", path.display()))(error))
         }
         Some(Err(error)) => Err(damaged(error.to_string())),

@@ -324,7 +324,11 @@ impl Frames<'_> {
         }
         match self.segments.read(Extent { segment: id, offset: FIRST_FRAME, len: 1 }) {
             Ok(_) => Ok(true),
-            Err(Error::Damaged(why)) => {
+            Err(error) if error.is_damage() => {
+                let why = match error {
+                    Error::Damaged(why) => why,
+                    error => error.to_string(),
+                };
                 let what = format!("{why}: its {refs} pages cannot be read");
                 report.error("segments", name(id), what, "restore it from a backup");
                 Ok(false)

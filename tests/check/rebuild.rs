@@ -108,6 +108,28 @@ fn a_lost_index_is_made_anew_to_the_last_change_from_a_backup_and_the_journal() 
     }
 }
 
+/// Of an index that can be read for the most part.
+#[test]
+fn an_index_with_a_bad_sector_is_made_anew_as_one_that_is_damaged() {
+    let sample = backed_up(false, changes);
+    let expected = tree_of(&sample.again()).unwrap();
+    let len = sample.file("index.redb").len().unwrap();
+    let mut told_of = 0;
+    for at in (0..len).step_by(4096) {
+        let damaged = sample.again();
+        damaged.disk.bad_sector(&path("index.redb"), at..at + 512);
+        // What nothing of the index lies in is not looked at.
+        if damaged.report().is_clean() {
+            continue;
+        }
+        told_of += 1;
+        assert!(!damaged.again().repaired().unwrap().left.complete, "at {at}");
+        let (repaired, found) = rebuilt(&damaged);
+        assert!(found == expected, "at {at}: {}", told(&repaired));
+    }
+    assert!(told_of > 2, "{told_of} of {}", len / 4096);
+}
+
 #[test]
 fn where_the_journal_is_lost_too_names_are_those_of_the_backup_and_content_is_the_newest() {
     let sample = backed_up(false, |volume, sample| {

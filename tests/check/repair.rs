@@ -384,3 +384,19 @@ fn the_number_of_a_segment_that_is_missing_is_not_used_again() {
     }
     volume.close().unwrap();
 }
+
+#[test]
+fn a_segment_whose_first_block_cannot_be_read_is_told_and_the_rest_is_checked_and_mended() {
+    let sample = Sample::new(false);
+    let lost = segment_path(sample.again().page("other", 0).extent.segment);
+    sample.edit(|edit, batch| edit.inode(batch, "hard", |rec: &mut InodeRecord| rec.nlink = 7));
+    sample.disk.bad_sector(&Path::new(STORE).join(&lost), 0..4096);
+    let report = sample.report();
+    assert!(report.complete && report.findings.iter().any(|finding| finding.class == "segments"));
+    let repaired = sample.repaired().unwrap();
+    assert!(repaired.left.complete, "{}", listed(&repaired.left));
+    let left = repaired.left.findings.iter().find(|finding| finding.class != "segments");
+    assert!(left.is_none(), "{}{}", told(&repaired), listed(&repaired.left));
+    sample.disk.heal();
+    assert!(sample.report().is_clean(), "{}", listed(&sample.report()));
+}
