@@ -434,6 +434,46 @@ fn a_bad_sector_of_a_backup_costs_the_one_frame_that_it_is_in() {
     assert!(differ.len() == 1 && after.len() == before.len(), "{differ:?}");
 }
 
+/// Who may write where root's backups lie puts links in their way.
+#[test]
+fn a_backup_follows_no_link_that_lies_where_it_makes_a_file() {
+    let disk = FaultyDisk::new(23);
+    let volume = open(&disk, "/store");
+    fill(&volume, 23);
+    let temporary = tempfile::tempdir().unwrap();
+    let (victim, dest) = (temporary.path().join("victim"), temporary.path().join("copy"));
+    std::fs::write(&victim, "what was there").unwrap();
+    let plant = |name: &str| {
+        std::os::unix::fs::symlink(&victim, dest.join(name)).unwrap();
+    };
+    let intact = |when: &str| {
+        assert_eq!(std::fs::read(&victim).unwrap(), b"what was there", "{when}");
+    };
+    let real: Arc<dyn Io> = Arc::new(larder::io::RealDisk);
+    std::fs::create_dir(&dest).unwrap();
+    plant("BACKUP.new");
+    back_up(&volume, real.clone(), &dest, &quiet).unwrap();
+    intact("BACKUP.new");
+    // Between two runs, and during one.
+    ["manifest.new", "catalog-00000002"].into_iter().for_each(plant);
+    let planted = Cell::new(false);
+    let during = |_| {
+        if !planted.replace(true) {
+            plant("manifest.new");
+        }
+        Ok(())
+    };
+    back_up(&volume, real.clone(), &dest, &during).unwrap();
+    intact("manifest.new");
+    assert!(planted.get());
+    let again = temporary.path().join("again");
+    let outcome = restore(real, &dest, &again, &quiet).unwrap();
+    assert_eq!(outcome.damaged, 0);
+    for name in ["BACKUP", "manifest", "catalog-00000002"] {
+        assert!(std::fs::symlink_metadata(dest.join(name)).unwrap().is_file(), "{name}");
+    }
+}
+
 #[test]
 fn what_cannot_be_a_backup_or_a_target_is_refused_and_left_as_it_is() {
     let disk = FaultyDisk::new(14);

@@ -53,7 +53,7 @@ fn copied(volume: &Volume, moment: Moment<'_>, begun: Begun, progress: OnProgres
     let Begun { place, old, run } = begun;
     let path = place.dump(run);
     let failed = || Error::io(format!("making {}", path.display()));
-    let dump = place.io.open(&path, true).map_err(failed())?;
+    let dump = place.io.create_new(&path).map_err(failed())?;
     let dumped = moment.dump(dump.clone(), &path)?;
     let settings = volume.settings_file()?;
     let mut copy = Copy {
@@ -151,7 +151,7 @@ impl Copy<'_> {
                 let (path, run) = (self.place.segment(id, self.manifest.run), self.manifest.run);
                 let folder = self.place.folder(id);
                 io.create_dir_all(&folder).map_err(Error::io(format!("making {}", folder.display())))?;
-                let file = io.open(&path, true).map_err(Error::io(format!("making {}", path.display())))?;
+                let file = io.create_new(&path).map_err(Error::io(format!("making {}", path.display())))?;
                 folders.insert(id.0 & 0xff);
                 (wanted.to_vec(), file, run)
             }

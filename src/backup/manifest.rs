@@ -75,12 +75,16 @@ fn read(io: &dyn Io, path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::Damaged(format!("{}: it is no text", path.display())))
 }
 
-/// Writes a small file, whole and durable or not at all.
+/// Writes a small file, whole and durable or not at all. What lies where it is made first is removed: a link that somebody
+/// has put there is not followed.
 pub(super) fn write(io: &dyn Io, path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     let written = || {
-        let file = io.open(&new, true)?;
-        file.set_len(0)?;
+        match io.remove(&new) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+        let file = io.create_new(&new)?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.sync()?;
         io.rename(&new, path)?;
@@ -93,26 +97,36 @@ impl Place {
     /// The directory of a copy of this store: an empty one, or one that does not exist, becomes one.
     /// Errors: it has other things in it, or another store's copy; somebody is at it.
     pub fn make(io: Arc<dyn Io>, dir: &Path, store: u64) -> Result<Place> {
-        let there = names(&*io, dir)?;
-        if !there.iter().any(|name| name == BACKUP)
-            && there.iter().any(|name| !["lock", "BACKUP.new"].contains(&name.as_str()))
-        {
-            let why = "this is no backup: the directory has other files in it. Name an empty directory, or one that \
-                       does not exist";
-            return Err(Error::store(dir, why));
-        }
-        if let Some(other) = Place::id(&*io, dir, &there)?.filter(|id| *id != store) {
-            let why = format!(
-                "this is a backup of another store ({other:016x}, this one is {store:016x}): name another directory"
-            );
-            return Err(Error::store(dir, why));
-        }
+        // Before anything is made there, and again when nobody else makes anything any longer.
+        Place::is_of(&*io, dir, store)?;
         io.create_dir_all(dir).map_err(failed("making", dir))?;
         let lock = Place::lock(&*io, dir)?;
-        if !there.iter().any(|name| name == BACKUP) {
+        if !Place::is_of(&*io, dir, store)? {
             write(&*io, &dir.join(BACKUP), &format!("{LINE}{store:016x}\n"))?;
         }
         Ok(Place { io, dir: dir.to_owned(), store, _lock: lock })
+    }
+
+    /// Whether a directory is that of a copy of this store, or has nothing in it yet.
+    /// Errors: it is neither.
+    fn is_of(io: &dyn Io, dir: &Path, store: u64) -> Result<bool> {
+        let there = names(io, dir)?;
+        match Place::id(io, dir, &there)? {
+            Some(id) if id == store => Ok(true),
+            Some(other) => Err(Error::store(
+                dir,
+                format!(
+                    "this is a backup of another store ({other:016x}, this one is {store:016x}): name another \
+                     directory"
+                ),
+            )),
+            None if there.iter().all(|name| ["lock", "BACKUP.new"].contains(&name.as_str())) => Ok(false),
+            None => Err(Error::store(
+                dir,
+                "this is no backup: the directory has other files in it. Name an empty directory, or one that does not \
+                 exist",
+            )),
+        }
     }
 
     /// The directory of a copy that is there.

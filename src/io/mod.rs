@@ -17,6 +17,15 @@ pub use real::RealDisk;
 pub trait Io: Send + Sync + std::fmt::Debug + 'static {
     /// Opens a file for reading and writing; `create` makes it when it is missing.
     fn open(&self, path: &Path, create: bool) -> Result<Arc<dyn File>>;
+    /// Makes a file that is not there yet, for reading and writing.
+    /// Errors: `AlreadyExists`, also where a symbolic link lies there: none is followed.
+    fn create_new(&self, path: &Path) -> Result<Arc<dyn File>> {
+        match self.open(path, false) {
+            Ok(_) => Err(std::io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.open(path, true),
+            Err(error) => Err(error),
+        }
+    }
     /// Opens a file that is only read: that it may be written to is not asked for.
     fn open_read(&self, path: &Path) -> Result<Arc<dyn File>> {
         self.open(path, false)

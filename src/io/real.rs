@@ -27,6 +27,12 @@ impl Io for RealDisk {
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
+    fn create_new(&self, path: &Path) -> Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(OWNERS_FILE);
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
     fn open_read(&self, path: &Path) -> Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile(OpenOptions::new().read(true).open(path)?)))
     }
