@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use larder::catalog::Batch;
+use larder::catalog::{Batch, Engine};
 use larder::check::Repaired;
 use larder::clock::{Clock, Time};
 use larder::error::Result;
 use larder::format::{
-    Dentry, Ino, InodeRecord, Kind, Links, ROOT, SegmentRecord, decode, encode, keys, name_hash,
+    Dentry, Ino, InodeRecord, Kind, Links, ROOT, SegmentRecord, UseRecord, decode, encode, keys, name_hash,
 };
 use larder::io::Io;
 use larder::io::faulty::{Fault, Kind as Call};
@@ -399,4 +399,23 @@ fn a_segment_whose_first_block_cannot_be_read_is_told_and_the_rest_is_checked_an
     assert!(left.is_none(), "{}{}", told(&repaired), listed(&repaired.left));
     sample.disk.heal();
     assert!(sample.report().is_clean(), "{}", listed(&sample.report()));
+}
+
+#[test]
+fn records_of_use_that_are_not_true_are_removed() {
+    let sample = Sample::new(false);
+    sample.edit(|edit, batch| {
+        batch.put(keys::usage(Ino(999)), encode(&UseRecord { at: Time(START), hits: 3 }));
+        batch.put(keys::usage(edit.ino("text")), vec![0xff; 3]);
+        batch.put(keys::usage(edit.ino("big")), encode(&UseRecord { at: Time(START), hits: 3 }));
+    });
+    let report = sample.report();
+    assert_eq!(report.warnings, 2, "{}", listed(&report));
+    let repaired = sample.repaired().unwrap();
+    let left = repaired.left.findings;
+    assert!(left.is_empty(), "{left:?}");
+    let engine = sample.engine();
+    let there = |name: &str| engine.get(&keys::usage(sample.inos[name])).unwrap().is_some();
+    assert!(there("big") && !there("text"));
+    engine.close(&|| Ok(())).unwrap();
 }

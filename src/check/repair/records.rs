@@ -16,7 +16,7 @@ use crate::clock::Time;
 use crate::error::Result;
 use crate::format::{
     Bucket, CounterRecord, Extent, Ino, InodeRecord, Key, Kind, Links, Name, PAGE_SHIFT, PAGE_SHIFTS, PageNo,
-    PageRecord, Patch, ROOT, SegmentRecord, decode, keys,
+    PageRecord, Patch, ROOT, SegmentRecord, UseRecord, decode, keys,
 };
 use crate::pages::{LocalSegments, Segments, frame};
 
@@ -81,7 +81,7 @@ fn unreadable(mend: &mut Mend<'_>, lost: &mut BTreeMap<Ino, Remains>) -> Result<
                 mend.done.inode(ino, "an attribute with an impossible name: put aside");
                 mend.put_aside(key)?;
             }
-            // They are counted anew.
+            // They are counted anew, or, of uses, begun anew.
             _ => {
                 let tag = char::from(key.first().copied().unwrap_or_default());
                 mend.done.at(format!("a record of kind {tag}"), "it cannot be read: put aside");
@@ -103,6 +103,7 @@ fn is_readable(key: &[u8], value: &[u8]) -> bool {
             Some(&keys::XATTR) => !keys::xattr_name(key).contains(&0),
             Some(&keys::OWNERS | &keys::RELEASE) => decode::<u32>(value, "").is_ok(),
             Some(&keys::SEGMENT) => decode::<SegmentRecord>(value, "").is_ok(),
+            Some(&keys::USE) => decode::<UseRecord>(value, "").is_ok(),
             Some(b'C') => decode::<CounterRecord>(value, "").is_ok(),
             Some(b'G') => decode::<Time>(value, "").is_ok(),
             _ => true,

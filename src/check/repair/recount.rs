@@ -135,10 +135,12 @@ fn links(mend: &mut Mend<'_>, node: &Node, before: Links, places: &[Place]) -> R
 /// Marks of what is not there, or not so.
 fn stale_marks(mend: &mut Mend<'_>, nodes: &Nodes) -> Result<()> {
     let mut stale = Vec::new();
-    scan(mend.engine, keys::ORPHAN, &mut |key, _| {
-        stale
-            .extend(keys::ino_of(key).filter(|ino| nodes.get(*ino).is_none()).map(|ino| (ino, key.to_vec())));
-    })?;
+    for tag in [keys::ORPHAN, keys::USE] {
+        scan(mend.engine, tag, &mut |key, _| {
+            let gone = keys::ino_of(key).filter(|ino| nodes.get(*ino).is_none());
+            stale.extend(gone.map(|ino| (ino, key.to_vec())));
+        })?;
+    }
     scan(mend.engine, keys::QUOTA, &mut |key, value| {
         let limit = decode::<u64>(value, "size limit");
         let can =
