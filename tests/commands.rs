@@ -326,6 +326,81 @@ fn resolve_names_the_file_of_a_key_and_the_key_of_a_file() {
     assert_eq!(shell.run(&["resolve", "--path", "/etc/passwd"], b"").status.code(), Some(1));
 }
 
+/// A bind mount. Dropped, it is taken out of the tree.
+struct Bind(PathBuf);
+
+impl Bind {
+    fn new(from: &Path, to: PathBuf) -> Bind {
+        let none = None::<&str>;
+        nix::mount::mount(Some(from), &to, none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+        Bind(to)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn keys_are_the_same_where_a_part_of_the_store_is_mounted_too() {
+    let Some(mounted) = Mounted::new() else { return };
+    let (store, point) = (mounted.store(), mounted.point());
+    let shell = Shell { store: store.clone(), dir: mounted.beside("work") };
+    for key in ["data/x", "data/y z/x", "other"] {
+        shell.ends(0, &["set", key], key.as_bytes());
+    }
+    let same = |at: &Path| {
+        let shell = Shell { store: at.to_owned(), dir: shell.dir.clone() };
+        assert_eq!(shell.ends(0, &["get", "data/x"], b""), b"data/x");
+        shell.ends(1, &["exists", "x"], b"");
+        assert_eq!(shell.text(&["ls"]), "data/x\ndata/y z/x\nother\n");
+        assert_eq!(shell.text(&["config", "cache-size-limit"]), "64MiB\n");
+        let found = shell.text(&["resolve", "data/x"]);
+        assert_eq!(std::fs::read(found.trim_end()).unwrap(), b"data/x");
+        let status: serde_json::Value =
+            serde_json::from_str(&shell.text(&["status", "--json", at.to_str().unwrap()])).unwrap();
+        assert_eq!(
+            (&status["store"], &status["mountpoint"]),
+            (&store.to_str().into(), &point.to_str().into())
+        );
+        // Other tests' stores come and go.
+        let all = String::from_utf8(shell.run(&["status", "--json"], b"").stdout).unwrap();
+        assert_eq!(all.matches(&format!("\"store\":{:?}", store.to_str().unwrap())).count(), 1, "{all}");
+    };
+    same(&point);
+    let part = Bind::new(&mounted.at("data"), mounted.beside("part"));
+    for at in [&part.0, &part.0.join("y z"), &store, &point] {
+        same(at);
+    }
+    let key_of = |path: &str| shell.text(&["resolve", "--path", path]);
+    assert_eq!(key_of(&format!("{}/x", part.path())), "data/x\n");
+    assert_eq!(key_of(&format!("{}/y z/new", part.path())), "data/y z/new\n");
+    assert_eq!(key_of(mounted.at("data/x").to_str().unwrap()), "data/x\n");
+    let umount = shell.run(&["umount", part.path()], b"");
+    assert!(stderr(&umount).contains("only a part"), "{}", stderr(&umount));
+    {
+        let whole = Bind::new(&point, mounted.beside("whole"));
+        for at in [&whole.0, &part.0, &store, &point] {
+            same(at);
+        }
+        assert_eq!(key_of(&format!("{}/data/x", whole.path())), "data/x\n");
+    }
+    // Where the whole is not to be seen.
+    nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    let alone = Shell { store: part.0.clone(), dir: shell.dir.clone() };
+    for command in [&["get", "x"][..], &["ls"], &["config"], &["set", "--create", "x", "--value", ""]] {
+        let output = alone.run(command, b"");
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        assert!(stderr(&output).contains("only a part of the store"), "{command:?}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn clear_and_cleanup_say_first_what_they_would_do() {
     with_a_store(|shell| {

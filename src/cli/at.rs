@@ -44,12 +44,7 @@ impl At {
         if let Some(path) = &self.store {
             return Ok(path.clone());
         }
-        let mounts = table::all().map_err(Error::io("reading /proc/self/mountinfo"))?;
-        let mut stores: Vec<PathBuf> =
-            mounts.into_iter().filter(table::Mount::is_ours).map(|mount| mount.source).collect();
-        stores.sort();
-        stores.dedup();
-        match <[PathBuf; 1]>::try_from(stores) {
+        match <[PathBuf; 1]>::try_from(table::stores()?) {
             Ok([store]) => Ok(store),
             Err(none) if none.is_empty() => {
                 Err(Error::Config("no store is mounted: name one with --store PATH".to_owned()))
@@ -74,9 +69,11 @@ impl At {
         }
         let begun = Instant::now();
         loop {
-            // One that does not exist is not mounted either; opening it says what there is to say.
-            if let Ok((_, Some(_))) = table::find(&path) {
-                return options.connect(&path);
+            match table::find(&path) {
+                Ok((_, Some(_))) => return options.connect(&path),
+                Err(error) if table::resolve(&path).is_ok() => return Err(error),
+                // One that does not exist is not mounted either; opening it says what there is to say.
+                _ => {}
             }
             match options.open(&path) {
                 // It may be mounted or unmounted just now.

@@ -6,7 +6,6 @@ use larder::config::{CHANGEABLE, FILE_NAME, NAMES, Settings};
 use larder::control::{Request, ask_with};
 use larder::error::{Error, Result};
 use larder::format::files::is_store;
-use larder::mount::table;
 use serde_json::json;
 use toml_edit::DocumentMut;
 
@@ -39,7 +38,7 @@ pub struct Config {
 impl Config {
     pub fn run(self) -> Result<u8> {
         let path = self.at.path()?;
-        let (store, point) = table::find(&path)?;
+        let (store, point) = super::store_of(&path)?;
         if !is_store(&store)? {
             return Err(Error::store(&path, "neither a store nor a mount point"));
         }

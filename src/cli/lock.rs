@@ -35,8 +35,8 @@ impl Lock {
     pub fn run(self) -> Result<u8> {
         let key = Key::new(self.key.as_bytes())?;
         let path = self.at.path()?;
-        let (dir, point) = table::find(&path)?;
-        let lock = match point {
+        let (dir, mount) = table::find(&path)?;
+        let lock = match mount {
             Some(_) => Store::connect(&path)?.key_lock(&key, !self.no_wait)?,
             // Not opened: the command will want to.
             None => KeyLock::take(&dir, &key, !self.no_wait)?,

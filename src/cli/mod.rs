@@ -144,7 +144,8 @@ pub fn main() -> ExitCode {
 
 /// The store that is meant by a path, and where it is mounted.
 fn store_of(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
-    table::find(path)
+    let (store, mount) = table::find(path)?;
+    Ok((store, mount.map(|mount| mount.point)))
 }
 
 /// What is to be said of a store whose daemon tells these figures of it, where its mount is not to be seen from here.

@@ -41,13 +41,13 @@ impl Resolve {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 let resolved = table::resolve(parent.unwrap_or(std::path::Path::new(".")));
                 let resolved = resolved.map_err(larder::Error::io(format!("finding {}", path.display())))?;
-                let full = resolved.join(path.file_name().unwrap_or_default());
-                match table::find(&resolved)?.1 {
-                    Some(point) if full.starts_with(&point) => {
+                match table::within(&resolved)? {
+                    Some((point, dir)) => {
+                        let full = dir.join(path.file_name().unwrap_or_default());
                         let key = Store::connect(point)?.key_of(&full)?;
                         key.map(|key| std::os::unix::ffi::OsStringExt::from_vec(key.as_bytes().to_vec()))
                     }
-                    _ => None,
+                    None => None,
                 }
             }
             (None, None) => None,

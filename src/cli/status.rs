@@ -30,10 +30,7 @@ impl Status {
     pub fn run(self) -> Result<ExitCode> {
         let stores = match &self.path {
             Some(path) => vec![super::store_of(path)?.0],
-            None => {
-                let mounts = table::all().map_err(Error::io("reading /proc/self/mountinfo"))?;
-                mounts.into_iter().filter(table::Mount::is_ours).map(|mount| mount.source).collect()
-            }
+            None => table::stores()?,
         };
         if stores.is_empty() && !self.json {
             say!("no store is mounted")?;

@@ -26,10 +26,7 @@ impl Sync {
     pub fn run(self) -> Result<ExitCode> {
         let stores = match &self.path {
             Some(path) => vec![super::store_of(path)?.0],
-            None => {
-                let mounts = table::all().map_err(Error::io("reading /proc/self/mountinfo"))?;
-                mounts.into_iter().filter(table::Mount::is_ours).map(|mount| mount.source).collect()
-            }
+            None => table::stores()?,
         };
         super::for_each(self.path.is_some(), stores, |store| match ask(store, Request::Sync) {
             Ok(_) => Ok(()),

@@ -34,6 +34,14 @@ impl Umount {
         };
         let named = table::resolve(&self.mountpoint).map_err(Error::io("reading the mount point"))?;
         if named != point && named != store {
+            let part = table::at(&named).map_err(Error::io("reading /proc/self/mountinfo"))?;
+            if part.is_some_and(|mount| mount.is_ours()) {
+                let why = format!(
+                    "only a part of the store is mounted here; umount(8) takes it away, and the store is mounted at {}",
+                    point.display()
+                );
+                return Err(Error::store(&self.mountpoint, why));
+            }
             let why = format!("not a mount point; the store is mounted at {}", point.display());
             return Err(Error::store(&self.mountpoint, why));
         }

@@ -29,8 +29,12 @@ pub fn check(store: &Path, point: &Path) -> Result<PathBuf> {
     let mount = table::at(&resolved).map_err(Error::io("reading /proc/self/mountinfo"))?;
     if let Some(mount) = mount.filter(table::Mount::is_ours) {
         if !is_dead(&resolved) {
+            let (what, command) = match mount.is_whole() {
+                true => ("a Larder store", "larder umount"),
+                false => ("a part of a Larder store", "umount"),
+            };
             let why = format!(
-                "a Larder store ({}) is mounted here already; use another directory, or first: larder umount {}",
+                "{what} ({}) is mounted here already; use another directory, or first: {command} {}",
                 mount.source.display(),
                 resolved.display()
             );

@@ -89,8 +89,8 @@ fn io_failed(what: &str) -> impl FnOnce(io::Error) -> Error {
 impl Mounted {
     /// Finds the mount that is meant by a path: the store's directory, the mount point, or a path below it.
     pub fn find(path: &Path) -> Result<Mounted> {
-        let (store, point) = table::find(path)?;
-        let Some(point) = point else {
+        let (store, mount) = table::find(path)?;
+        let Some(table::Mount { point, .. }) = mount else {
             return Err(Error::store(path, "no Larder store is mounted here; see: larder status"));
         };
         let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
