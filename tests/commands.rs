@@ -6,11 +6,12 @@ mod support;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use larder::control::{Request, ask_with};
 use larder::store::{Batch, Store};
-use support::mounted::{Mounted, can_mount, stderr};
+use support::mounted::{Mounted, can_mount, larder, stderr};
 
 /// A store that commands are given on.
 struct Shell {
@@ -285,6 +286,46 @@ fn commands_on_a_store_that_is_not_mounted_wait_for_one_another() {
         assert!(list.wait().unwrap().success());
         assert_eq!(listed.lines().count(), 1000);
     });
+}
+
+#[test]
+fn a_key_is_there_whatever_comes_between_a_command_and_the_mount() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    let shell = Shell { store: mounted.store(), dir: mounted.beside("work") };
+    shell.ends(0, &["set", "key"], b"x");
+    mounted.umount();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            let mut wrong = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let output = shell.run(&["exists", "key"], b"");
+                if !output.status.success() {
+                    wrong.push((output.status.code(), stderr(&output)));
+                }
+            }
+            wrong
+        });
+        let ends = |command: &[&Path]| {
+            let begun = Instant::now();
+            // Who asks keeps it busy.
+            while !larder(command.iter().copied()).status.success()
+                && begun.elapsed() < Duration::from_secs(30)
+            {}
+        };
+        for _ in 0..12 {
+            ends(&[Path::new("mount"), &mounted.store(), &mounted.point()]);
+            ends(&[Path::new("umount"), &mounted.point()]);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(asker.join().unwrap(), []);
+    });
+    mounted.mount();
+    let over = Bind::new(&shell.dir, mounted.point());
+    let output = shell.run(&["exists", "key"], b"");
+    assert_eq!(output.status.code(), Some(2), "what lies over the mount is not the store");
+    drop(over);
+    shell.ends(0, &["exists", "key"], b"");
 }
 
 #[test]

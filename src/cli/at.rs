@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use larder::config::{NAMES, variable_of};
 use larder::control::{Request, ask};
 use larder::error::{Error, Result};
-use larder::mount::table;
+use larder::mount::{session, table};
 use larder::store::Store;
 
 /// Yes, or done.
@@ -68,9 +68,21 @@ impl At {
             }
         }
         let begun = Instant::now();
+        // Since when there has been a daemon, and no way to it.
+        let mut barred = None::<Instant>;
         loop {
             match table::find(&path) {
-                Ok((_, Some(_))) => return options.connect(&path),
+                Ok((store, Some(_))) => match options.connect(&path) {
+                    // It may have been unmounted since.
+                    Err(Error::Store { .. })
+                        if barred.get_or_insert_with(Instant::now).elapsed() < ENDING
+                            && session::death_of(&store).is_none() =>
+                    {
+                        std::thread::sleep(TRY_AGAIN);
+                        continue;
+                    }
+                    connected => return connected,
+                },
                 Err(error) if table::resolve(&path).is_ok() => return Err(error),
                 // One that does not exist is not mounted either; opening it says what there is to say.
                 _ => {}
@@ -78,11 +90,14 @@ impl At {
             match options.open(&path) {
                 // It may be mounted or unmounted just now.
                 Err(Error::InUse(store)) if begun.elapsed() < PATIENCE => {
-                    if begun.elapsed() > ENDING
-                        && let Ok(figures) = ask(&store, Request::Status)
-                        && let Some(why) = super::unseen(&store, &figures)
-                    {
-                        return Err(Error::store(&store, why));
+                    let waits = begun.elapsed() > ENDING;
+                    let figures = waits.then(|| ask(&store, Request::Status).ok()).flatten();
+                    match figures.and_then(|figures| super::unseen(&store, &figures)) {
+                        Some(why) if barred.get_or_insert_with(Instant::now).elapsed() > ENDING => {
+                            return Err(Error::store(&store, why));
+                        }
+                        Some(_) => {}
+                        None => barred = None,
                     }
                     std::thread::sleep(TRY_AGAIN);
                 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use parking_lot::Mutex;
 
@@ -86,17 +86,30 @@ fn io_failed(what: &str) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
+/// Whether what was opened lies in this mount, not in the directory below it or what is mounted there by now.
+fn is_of(opened: &OwnedFd, mount: &table::Mount) -> Result<bool> {
+    match fstat(opened) {
+        Ok(stat) => Ok(mount.device == format!("{}:{}", major(stat.st_dev), minor(stat.st_dev))),
+        // Another user's mount says nothing to us, and no plain directory does so; its daemon may still answer.
+        Err(Errno::EACCES) => Ok(true),
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED) => Ok(false),
+        Err(errno) => Err(failed("looking at the mount point", errno)),
+    }
+}
+
 impl Mounted {
     /// Finds the mount that is meant by a path: the store's directory, the mount point, or a path below it.
     pub fn find(path: &Path) -> Result<Mounted> {
         let (store, mount) = table::find(path)?;
-        let Some(table::Mount { point, .. }) = mount else {
+        let Some(mount) = mount else {
             return Err(Error::store(path, "no Larder store is mounted here; see: larder status"));
         };
+        let point = mount.point.clone();
         let how = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(&point, how, Mode::empty())
             .map_err(|errno| Error::io(format!("opening {}", point.display()))(errno.into()))?;
-        if session::is_dead(&point) {
+        // Open, it can be unmounted no longer; before that it may have been.
+        if session::is_dead(&point) || !is_of(&root, &mount)? {
             return Err(session::unanswered(&store));
         }
         Ok(Mounted { root, point, store, umask: umask(), locked: Mutex::new(HashMap::new()) })
@@ -443,5 +456,22 @@ impl Opened {
             files.push(self.file.try_clone().map_err(io_failed("locking a key"))?);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_lies_on_another_device_is_not_the_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = nix::fcntl::open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap();
+        let device = dir.path().metadata().unwrap().dev();
+        let mut mount = table::at(Path::new("/")).unwrap().unwrap();
+        mount.device = format!("{}:{}", major(device), minor(device));
+        assert!(is_of(&opened, &mount).unwrap());
+        mount.device = format!("{}:{}", major(device), minor(device) + 1);
+        assert!(!is_of(&opened, &mount).unwrap());
     }
 }
