@@ -248,6 +248,22 @@ fn touch_renews_and_a_time_to_live_passes() {
 }
 
 #[test]
+fn a_touch_that_ends_a_key_is_done() {
+    with_a_store(|shell| {
+        for end in [["--ttl", "0"], ["--expires", "2000-01-01T00:00:00Z"], ["--expires", "0"]] {
+            for key in ["one", "two"] {
+                shell.ends(0, &["set", key, "--value", "x"], b"");
+            }
+            shell.ends(0, &["touch", "one", "two", end[0], end[1]], b"");
+            for key in ["one", "two"] {
+                shell.ends(1, &["exists", key], b"");
+            }
+            assert_eq!(shell.run(&["touch", "one", end[0], end[1]], b"").status.code(), Some(1));
+        }
+    });
+}
+
+#[test]
 fn commands_on_a_store_that_is_not_mounted_wait_for_one_another() {
     with_a_store(|shell| {
         let mut children: Vec<_> = (0..4)

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use larder::error::Result;
-use larder::store::Touch as What;
+use larder::error::{Error, Result};
+use larder::store::{Expiry, Store, Touch as What};
 
 use super::at::{At, EXIT, YES, failed};
 use super::set::expiry;
@@ -47,12 +47,21 @@ impl Touch {
         let store = self.at.open(false)?;
         let mut code = YES;
         for key in &self.keys {
-            let given = expiry.map_or(Ok(()), |expiry| store.expire(key.as_bytes(), expiry));
-            if let Err(error) = given.and_then(|()| store.touch(key.as_bytes(), what)) {
+            if let Err(error) = touch(&store, key.as_bytes(), expiry, what) {
                 code = code.max(failed(key, &error));
             }
         }
         store.close()?;
         Ok(code)
+    }
+}
+
+fn touch(store: &Store, key: &[u8], expiry: Option<Expiry>, what: What) -> Result<()> {
+    let Some(expiry) = expiry else { return store.touch(key, what) };
+    store.expire(key, expiry)?;
+    match store.touch(key, what) {
+        // It was there to be given its expiry: that has come, or the key was removed since.
+        Err(Error::NotFound) => Ok(()),
+        touched => touched,
     }
 }
