@@ -694,6 +694,32 @@ fn settings_are_shown_and_changed_and_what_a_mount_would_refuse_is_refused() {
 }
 
 #[test]
+fn settings_that_are_changed_at_once_are_all_written() {
+    with_a_store(|shell| {
+        let file = shell.store.join("larder.toml");
+        let changes = [
+            ("commit-interval", "9s"),
+            ("backup-interval", "2h"),
+            ("backup-count", "7"),
+            ("storage-compression", "zstd:3"),
+            ("cache-ttl", "1d"),
+            ("cache-size-limit", "24MiB"),
+        ];
+        for _ in 0..5 {
+            std::fs::write(&file, "").unwrap();
+            let mut children = changes.map(|(name, value)| {
+                shell.command(&["config", name, value]).stderr(Stdio::null()).spawn().unwrap()
+            });
+            assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+            let text = std::fs::read_to_string(&file).unwrap();
+            for (name, value) in changes {
+                assert!(text.contains(&format!("{name} = \"{value}\"\n")), "{name} in {text:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn what_is_written_by_config_applies_to_the_next_mount_and_shows_on_it() {
     let Some(mut mounted) = Mounted::with(&[]) else { return };
     let shell = Shell { store: mounted.point(), dir: mounted.beside("cwd") };

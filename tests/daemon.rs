@@ -89,7 +89,8 @@ fn commands_on_a_mount_whose_daemon_died_say_so_and_what_to_do() {
     };
     let [store, point] = [&*store, &*point];
     let path = Path::new;
-    let commands: [&[&Path]; 6] = [
+    let commands: [&[&Path]; 7] = [
+        &[path("config"), path("--store"), store, path("cache-size-limit"), path("64MiB")],
         &[path("get"), path("--store"), store, path("file")],
         &[path("set"), path("--store"), point, path("key")],
         &[path("scrub"), path("--store"), store],
@@ -103,10 +104,24 @@ fn commands_on_a_mount_whose_daemon_died_say_so_and_what_to_do() {
         let remedy = format!("larder mount {} {}", store.display(), point.display());
         assert!(text.contains("its daemon has died") && text.contains(&remedy), "{command:?}: {text}");
     }
+    // What could not be put in force is not written either.
+    assert!(!fs::read_to_string(store.join("larder.toml")).unwrap().contains("\ncache-size-limit"));
     let (done, text) = say(&[path("umount"), point]);
     assert!(done && text.contains("its daemon had died"), "{text}");
     let (done, text) = say(&[path("sync"), store]);
     assert!(!done && text.contains("not mounted"), "{text}");
+}
+
+#[test]
+fn a_store_that_was_connected_to_says_that_its_daemon_died() {
+    let Some(mut mounted) = Mounted::new() else { return };
+    let store = Store::connect(mounted.point()).unwrap();
+    mounted.kill();
+    for failed in [store.change_setting("cache-size-limit", "32MiB"), store.sync(), store.stats().map(drop)] {
+        let error = failed.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{error:?}");
+        assert!(error.to_string().contains("its daemon has died"), "{error}");
+    }
 }
 
 #[test]

@@ -65,11 +65,7 @@ impl Backup {
                         show(progress);
                     }
                 });
-                let answer = answer.map_err(|error| match error {
-                    Error::NotFound => session::unanswered(&store),
-                    other => other,
-                })?;
-                serde_json::from_value(answer)
+                serde_json::from_value(session::answered(&store, answer)?)
                     .map_err(|error| Error::io("the daemon's answer")(error.into()))?
             }
             None => {

@@ -1,11 +1,13 @@
 //! `larder config`
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use larder::config::{CHANGEABLE, FILE_NAME, NAMES, Settings};
 use larder::control::{Request, ask_with};
 use larder::error::{Error, Result};
 use larder::format::files::is_store;
+use larder::mount::session;
 use serde_json::json;
 use toml_edit::DocumentMut;
 
@@ -69,6 +71,7 @@ impl Config {
             }
             return Ok(YES);
         }
+        let _alone = lock(&store)?;
         let text = Settings::read_file(&store)?.unwrap_or_default();
         let file = store.join(FILE_NAME);
         let mut document: DocumentMut =
@@ -84,7 +87,8 @@ impl Config {
         let at_once = point.is_some() && CHANGEABLE.contains(&name.as_str());
         if at_once {
             let change = format!("{name}={}", settings.value_of(&name));
-            ask_with(&store, Request::Set { body: change.len() as u32 }, change.as_bytes())?;
+            let request = Request::Set { body: change.len() as u32 };
+            session::answered(&store, ask_with(&store, request, change.as_bytes()))?;
         }
         super::replace(&file, &text)?;
         if at_once {
@@ -97,6 +101,14 @@ impl Config {
         }
         Ok(YES)
     }
+}
+
+/// Keeps others from changing settings meanwhile: the file is read, and replaced as a whole, so one change would be lost.
+/// The lock is on the directory, as the file is another each time, and ends when what is returned is dropped.
+fn lock(store: &Path) -> Result<std::fs::File> {
+    let dir = OpenOptions::new().read(true).open(store);
+    let locked = dir.and_then(|dir| dir.lock().map(|()| dir));
+    locked.map_err(Error::io(format!("locking {}", store.display())))
 }
 
 /// The settings that apply, as a `larder.toml`.

@@ -105,6 +105,14 @@ pub fn unanswered(store: &Path) -> Error {
     Error::store(store, death_of(store).unwrap_or_else(ending))
 }
 
+/// What came of asking the daemon of a store that looked mounted. Errors: that of [`unanswered`] where none listens.
+pub fn answered<T>(store: &Path, asked: Result<T>) -> Result<T> {
+    asked.map_err(|error| match error {
+        Error::NotFound => unanswered(store),
+        other => other,
+    })
+}
+
 /// Takes a mount out of the tree; it ends when its last user is gone.
 pub fn detach(point: &Path) -> Result<()> {
     unmount_with(point, MntFlags::MNT_DETACH, "-uz")

@@ -520,7 +520,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`]: it is another setting, or the value is not good; nothing has changed.
+    /// [`Error::Config`]: it is another setting, or the value is not good; nothing has changed. Of a store that was
+    /// connected to: [`Error::Store`]: its daemon does not answer.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

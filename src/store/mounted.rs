@@ -357,7 +357,8 @@ impl Mounted {
     pub fn change_setting(&self, name: &str, value: &str) -> Result<()> {
         let change = format!("{name}={value}");
         let request = Request::Set { body: change.len() as u32 };
-        crate::control::ask_with(&self.store, request, change.as_bytes()).map(drop)
+        let asked = crate::control::ask_with(&self.store, request, change.as_bytes());
+        session::answered(&self.store, asked).map(drop)
     }
 
     pub fn clear(&self) -> Result<()> {

@@ -116,10 +116,7 @@ fn plain(error: &Error) -> String {
 pub(super) fn ask<T: DeserializeOwned>(store: &std::path::Path, call: &Call<'_>) -> Result<T> {
     let body = encode(call);
     let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX_BODY).ok_or(Error::TooLarge)?;
-    let answer = ask_with(store, Request::Keys { body: len }, &body).map_err(|error| match error {
-        Error::NotFound => session::unanswered(store),
-        other => other,
-    })?;
+    let answer = session::answered(store, ask_with(store, Request::Keys { body: len }, &body))?;
     if let Some(errno) = answer.get("errno").and_then(Value::as_i64) {
         let why = answer.get("why").and_then(Value::as_str).unwrap_or_default();
         return Err(error_of(errno as i32, why));
