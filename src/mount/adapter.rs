@@ -36,6 +36,9 @@ use crate::volume::{DirEntry, Pause, Step, Volume};
 pub(super) struct Adapter {
     pub(super) volume: Arc<Volume>,
     workers: Workers,
+    /// For what brings content, and may wait for room: all of these may, and the kernel may have to be answered something
+    /// else before there is some.
+    writers: Workers,
     pub(super) mounted: Mounted,
     pub(super) own: Arc<Own>,
     pub(super) kernel: Kernel,
@@ -95,8 +98,9 @@ fn finish<T, R: Reply>(request: Request, outcome: Result<T>, reply: R, done: imp
 
 impl Adapter {
     pub(super) fn new(volume: Arc<Volume>, mounted: Mounted) -> std::io::Result<Adapter> {
-        let (workers, own) = (Workers::start()?, Arc::new(Own::new(volume.now())));
-        Ok(Adapter { volume, workers, mounted, own, kernel: Kernel::default() })
+        let (workers, writers) = (Workers::start("request")?, Workers::start("write")?);
+        let own = Arc::new(Own::new(volume.now()));
+        Ok(Adapter { volume, workers, writers, mounted, own, kernel: Kernel::default() })
     }
 
     /// Asks the volume and answers, here when nothing must be waited for, else from a worker.
@@ -132,7 +136,11 @@ impl Adapter {
         operation: impl FnOnce(&Volume) -> Result<T> + Send + 'static,
     ) {
         let volume = Arc::clone(&self.volume);
-        self.workers.run(Box::new(move || {
+        let workers = match request {
+            Request::Write | Request::FAllocate | Request::CopyFileRange => &self.writers,
+            _ => &self.workers,
+        };
+        workers.run(Box::new(move || {
             finish(request, guarded_wait(|| operation(&volume)), reply, done);
         }));
     }

@@ -21,13 +21,13 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads.
-    pub(super) fn start() -> std::io::Result<Workers> {
+    /// Starts the threads, which are numbered behind `name`.
+    pub(super) fn start(name: &str) -> std::io::Result<Workers> {
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let mut threads = Vec::with_capacity(WORKERS);
         for n in 0..WORKERS {
             let queue = queue.clone();
-            let name = format!("request-{n}");
+            let name = format!("{name}-{n}");
             threads.push(std::thread::Builder::new().name(name).spawn(move || work(&queue))?);
         }
         Ok(Workers { jobs: Some(jobs), threads })
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn queued_jobs_are_finished_before_the_pool_is_gone() {
         let (done, results) = crossbeam_channel::unbounded();
-        let workers = Workers::start().unwrap();
+        let workers = Workers::start("request").unwrap();
         for n in 0..100 {
             let done = done.clone();
             workers.run(Box::new(move || done.send(n).unwrap()));

@@ -577,9 +577,10 @@ impl Volume {
                 }
             }
         }
-        // Where nobody listens, nothing will be given back.
+        // Where nobody listens, nothing will be given back. A kernel that is busy is waited for: all may be in its hands, and
+        // whoever waits for room is refused when nothing goes.
+        let told = self.wait_told();
         let deadline = Instant::now() + FORGETS;
-        let told = self.wait_told_for(FORGETS);
         let mut tree = self.tree.lock();
         while told && !tree.awaited.is_empty() && !self.forgotten.wait_until(&mut tree, deadline).timed_out()
         {

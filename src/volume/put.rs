@@ -526,11 +526,12 @@ impl Volume {
 
     /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is
     /// waiting for us.
-    pub fn wait_told(&self) {
-        self.wait_told_for(TOLD);
+    /// False when nobody has heard, at once where nobody listens.
+    pub fn wait_told(&self) -> bool {
+        self.wait_told_for(TOLD)
     }
 
-    /// [`Volume::wait_told`] for so long; false when nobody has heard, at once where nobody listens.
+    /// [`Volume::wait_told`] for so long.
     pub(super) fn wait_told_for(&self, time: Duration) -> bool {
         let (reached, wait) = std::sync::mpsc::channel();
         self.tell(Event::Barrier(reached));

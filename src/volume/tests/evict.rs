@@ -1,5 +1,7 @@
 //! Which keys go when there is no room, and which never do.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::clock::Time;
 use crate::config::Policy;
@@ -691,5 +693,36 @@ fn a_limit_that_is_being_taken_away_is_not_set_again_by_who_went_by_it_until_the
     }
     volume.commit_now().unwrap();
     assert!(matches!(volume.segments.reserve(200 << 20), Err(Error::NoSpace)));
+    volume.close().unwrap();
+}
+
+#[test]
+fn a_kernel_that_is_busy_for_a_while_is_waited_for_before_a_writer_is_refused() {
+    let store = tempfile::tempdir().unwrap();
+    let volume = nearly_full(store.path(), 6);
+    let inos: HashMap<String, Ino> = (0..6)
+        .map(|n| (n.to_string(), volume.run(|v| v.lookup(ROOT, n.to_string().as_bytes())).unwrap().attr.ino))
+        .collect();
+    let (told, hears) = std::sync::mpsc::channel();
+    volume.on_event(Box::new(move |event| _ = told.send(event)));
+    let asked = Arc::downgrade(&volume);
+    std::thread::spawn(move || {
+        let mut busy = true;
+        for event in hears {
+            if std::mem::take(&mut busy) {
+                std::thread::sleep(std::time::Duration::from_secs(2));
+            }
+            match event {
+                Event::Entry { name, .. } => {
+                    let ino = inos.get(std::str::from_utf8(&name).unwrap());
+                    ino.into_iter().for_each(|ino| asked.upgrade().unwrap().forget(*ino, 1));
+                }
+                Event::Barrier(reached) => _ = reached.send(()),
+                Event::Inode(_) | Event::Attributes(_) => {}
+            }
+        }
+    });
+    set(&volume, "new", &noise(7, 20 << 20));
+    assert!(names(&volume, ROOT).contains(&"new".to_owned()));
     volume.close().unwrap();
 }
