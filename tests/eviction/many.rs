@@ -1,9 +1,15 @@
 //! Very many keys in a store that takes no more than two thirds of them.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use larder::Store;
+use larder::clock::{Clock, Time};
+use larder::config::{Policy, Settings};
+use larder::io::RealDisk;
 use larder::store::Mark;
+use larder::volume::Volume;
 
 use crate::support::random::{Random, setting};
 use crate::{BESIDE, MIB};
@@ -11,14 +17,15 @@ use crate::{BESIDE, MIB};
 /// Of the first quarter so many keys apart one is got now and then.
 const USED: u64 = 20;
 
-fn open(dir: &std::path::Path, limit: u64) -> Store {
-    let settings = [
-        ("cache-size-limit", "64MiB".to_owned()),
-        ("cache-eviction-policy", "lru".to_owned()),
-        ("storage-size-limit", limit.to_string()),
-    ];
-    let options = settings.into_iter().fold(Store::options(), |all, (name, value)| all.setting(name, value));
-    options.open(dir).unwrap()
+fn open(dir: &Path, limit: u64, clock: &Clock) -> Store {
+    let settings = Settings {
+        cache_size_limit: 64 << 20,
+        cache_eviction_policy: Policy::Lru,
+        storage_size_limit: Some(limit),
+        ..Settings::new(dir)
+    };
+    let volume = Volume::open(settings, Arc::new(RealDisk), clock.clone()).unwrap();
+    Store::options().of_volume(volume, dir)
 }
 
 fn key(n: u64) -> String {
@@ -39,7 +46,10 @@ fn of_very_many_keys_the_old_ones_go_those_that_are_used_stay_and_no_writer_wait
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let content = Random::of(7).bytes(len + 1024);
-    let mut store = open(&path, limit);
+    // A millisecond a key: uses within a second are one, and a fast machine would have all of this in two.
+    let start = Clock::System.now();
+    let clock = Clock::manual(start);
+    let mut store = open(&path, limit, &clock);
     store.mark("", Mark::Evictable(Some(true))).unwrap();
     let (mut before, mut meanwhile) = (Vec::new(), Vec::new());
     let mut most = 0;
@@ -51,8 +61,9 @@ fn of_very_many_keys_the_old_ones_go_those_that_are_used_stay_and_no_writer_wait
         if n == keys / 2 {
             // What is known of use outlasts this.
             store.close().unwrap();
-            store = open(&path, limit);
+            store = open(&path, limit, &clock);
         }
+        clock.set(Time(start.0 + n as i64 * 1_000_000));
         let start = (n % 1024) as usize;
         let asked = Instant::now();
         store.set(key(n), &content[start..start + len]).unwrap_or_else(|error| panic!("key {n}: {error}"));
