@@ -468,6 +468,10 @@ impl Engine for LocalCatalog {
     fn end(&self) {
         self.stop();
         self.inner.commits.poison("the catalog is closed");
+        // Who was writing has written, and who waits for room learns that there will be none.
+        drop(self.inner.writer.lock());
+        drop(self.inner.work.lock());
+        self.inner.room.notify_all();
         self.inner.index.close();
     }
 

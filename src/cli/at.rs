@@ -60,7 +60,7 @@ impl At {
 
     /// The store, through its mount where it is mounted, else opened here.
     pub fn open(&self, create: bool) -> Result<Store> {
-        let path = self.path()?;
+        let mut path = self.path()?;
         let mut options = Store::options().create(create);
         for name in NAMES.into_iter().filter(|name| *name != "storage-path") {
             if let Ok(value) = std::env::var(variable_of(name)) {
@@ -78,6 +78,8 @@ impl At {
                         if barred.get_or_insert_with(Instant::now).elapsed() < ENDING
                             && session::death_of(&store).is_none() =>
                     {
+                        // What was named may have been the mount point, which is an ordinary directory by then.
+                        path = store;
                         std::thread::sleep(TRY_AGAIN);
                         continue;
                     }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::at::{At, EXIT, YES, left, shown};
 use super::human;
-use super::output::{spooled, to_output};
+use super::output::{is_pipe, spooled, to_output};
 
 /// List keys, in the order of their bytes
 #[derive(clap::Args)]
@@ -39,20 +39,25 @@ impl Ls {
     pub fn run(self) -> Result<u8> {
         // A store that is not mounted is open in one process at a time: not in this one while whoever reads what it writes
         // waits for it, as in `larder ls | xargs larder rm`.
-        let kept = !self.at.mounted() && !std::io::stdout().is_terminal();
+        let kept = !self.at.mounted() && is_pipe(std::io::stdout());
         let store = self.at.open(false)?;
         if !kept {
             to_output(|output| self.list(&store, output))?;
             store.close()?;
             return Ok(YES);
         }
+        let mut outcome = Ok(());
         let mut listed = spooled("the list", |file| {
             let mut output = BufWriter::new(file);
-            self.list(&store, &mut output)?;
+            outcome = self.list(&store, &mut output);
             output.flush()
         })?;
         store.close()?;
-        to_output(|output| std::io::copy(&mut listed, output).map(drop))?;
+        // As far as it came.
+        to_output(|output| {
+            std::io::copy(&mut listed, output)?;
+            outcome
+        })?;
         Ok(YES)
     }
 

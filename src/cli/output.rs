@@ -5,10 +5,12 @@ use std::ffi::OsString;
 use std::fmt::Arguments;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use larder::error::{Error, Result};
+use nix::sys::stat::{SFlag, fstat};
 
 /// Writes a line to stdout, as `println!`, but with a [`Result`].
 macro_rules! say {
@@ -38,6 +40,12 @@ pub fn complaint(text: Arguments<'_>) {
 pub fn to_output(work: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let mut output = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
     written(work(&mut output).and_then(|()| output.flush()))
+}
+
+/// Whether at the other end of it there is another process, which may wait for something.
+pub fn is_pipe(end: impl AsFd) -> bool {
+    let kind = fstat(end).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+    kind.is_ok_and(|kind| kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK)
 }
 
 /// A file without a name, with what `work` has written, to be read from its beginning. `what` that is.

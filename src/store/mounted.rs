@@ -278,10 +278,10 @@ impl Mounted {
     pub fn stage(self: &Arc<Mounted>, key: &[u8], new: &NewFile) -> Result<Opened> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let mut dir = split(key).0;
-        while !dir.is_empty() && self.open_at(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).is_err() {
-            dir = split(dir).0;
-        }
         loop {
+            while !dir.is_empty() && self.open_at(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).is_err() {
+                dir = split(dir).0;
+            }
             let n = LAST.fetch_add(1, Ordering::Relaxed);
             let mut path = dir.to_vec();
             if !path.is_empty() {
@@ -292,6 +292,8 @@ impl Mounted {
             let file: File = match self.open_at(&path, flags) {
                 Ok(file) => file.into(),
                 Err(Errno::EEXIST) => continue,
+                // It went since.
+                Err(Errno::ENOENT) if !dir.is_empty() => continue,
                 Err(errno) => return Err(failed("making a file for a new value", errno)),
             };
             let staged = Staged { mounted: Arc::clone(self), path };

@@ -372,9 +372,12 @@ impl Volume {
                     chosen.push(candidate);
                 }
                 left -= chosen.len();
-                for gone in self.evict_those(chosen)? {
-                    evicted += 1;
-                    bytes += gone;
+                let (gone, heard) = self.evict_those(chosen)?;
+                evicted += gone.len() as u64;
+                bytes += gone.iter().sum::<u64>();
+                if !heard {
+                    // It has been waited for long enough, and has more of them in its hands.
+                    return Ok((evicted, bytes));
                 }
             }
             failures = if evicted == before { failures + 1 } else { 0 };
@@ -531,8 +534,9 @@ impl Volume {
         Ok(true)
     }
 
-    /// Evicts those of the candidates that nobody works with. Returns the bytes of each that went.
-    fn evict_those(&self, candidates: Vec<Candidate>) -> Result<Vec<u64>> {
+    /// Evicts those of the candidates that nobody works with. Returns the bytes of each that went, and false where whoever
+    /// listens was too busy to hear of it.
+    fn evict_those(&self, candidates: Vec<Candidate>) -> Result<(Vec<u64>, bool)> {
         let mut named = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             match self.run(|volume| Ok(volume.tree.lock().get(candidate.ino)?.rec.links.clone())) {
@@ -541,7 +545,7 @@ impl Volume {
                 Err(error) => return Err(error),
             }
         }
-        self.ask_back(&named);
+        let heard = self.ask_back(&named);
         let mut gone = Vec::new();
         for (candidate, names) in named {
             match self.evict_one(&candidate, &names) {
@@ -554,11 +558,12 @@ impl Volume {
                 Err(error) => return Err(error),
             }
         }
-        Ok(gone)
+        Ok((gone, heard))
     }
 
-    /// Lets the kernel drop the names of those that it refers to, and waits until it has given back what it can.
-    fn ask_back(&self, named: &[(Candidate, Names)]) {
+    /// Lets the kernel drop the names of those that it refers to, and waits until it has given back what it can. False where
+    /// it was too busy to hear of it.
+    fn ask_back(&self, named: &[(Candidate, Names)]) -> bool {
         {
             let mut tree = self.tree.lock();
             for (candidate, _) in named {
@@ -567,7 +572,7 @@ impl Volume {
                 }
             }
             if tree.awaited.is_empty() {
-                return;
+                return true;
             }
         }
         for (candidate, names) in named {
@@ -586,6 +591,7 @@ impl Volume {
         {
         }
         tree.awaited.clear();
+        told || self.listener.lock().is_none()
     }
 
     /// Removes all names of a key, unless something speaks against it by now. Returns the bytes that it took.

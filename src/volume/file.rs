@@ -72,8 +72,12 @@ impl Volume {
         let start = out.len();
         for (no, within, count) in pieces(shift, offset, len) {
             // Without frames, what is not in memory is a hole; unless it has just been flushed.
-            let hole = || empty && self.tree.lock().peek(ino).is_some_and(|inode| inode.version == version);
-            match self.cache.get(PageId { ino, no }) {
+            let id = PageId { ino, no };
+            let hole = || {
+                let as_it_was = || self.tree.lock().peek(ino).is_some_and(|inode| inode.version == version);
+                empty && !self.cache.is_stranded(id) && as_it_was()
+            };
+            match self.cache.get(id) {
                 Some(content) => append(out, &content, within, count),
                 None if hole() => append(out, &[], within, count),
                 None => {

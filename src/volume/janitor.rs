@@ -56,7 +56,10 @@ impl Volume {
     pub(super) fn sweep_regularly(&self) {
         while !self.stopping() {
             let now = self.tree.lock().now(&self.clock);
-            self.pause(shelf::left(Time(self.next_expiry()), now).min(TICK));
+            // Nothing is removed of a store that is read-only, though its time has come.
+            let due =
+                if self.read_only().is_some() { TICK } else { shelf::left(Time(self.next_expiry()), now) };
+            self.pause(due.min(TICK));
             self.keep_house(&[Volume::sweep]);
         }
     }
@@ -84,7 +87,7 @@ impl Volume {
     pub(super) fn commit_regularly(&self) {
         while !self.stopping() {
             // What is dead waits for the copy that is being made.
-            if self.tree.lock().dead <= self.dead_limit() || self.is_copied() {
+            if self.tree.lock().dead <= self.dead_limit() || self.is_copied() || self.read_only().is_some() {
                 self.pause(self.settings.commit_interval);
             }
             if self.read_only().is_some() {
@@ -150,7 +153,11 @@ impl Volume {
         }
         freed.extend(holes.into_iter().filter(|hole| !dead.contains(&hole.segment)));
         for id in dead {
-            self.segments.remove(*id)?;
+            match self.segments.remove(*id) {
+                // It is found dead again, and keeps no other from being given back.
+                Err(error @ Error::Io { .. }) => log::error!("{error}"),
+                done => done?,
+            }
         }
         while let Some(hole) = freed.last() {
             self.segments.free(*hole)?;
@@ -269,7 +276,7 @@ impl Volume {
     fn expire(&self, secs: i64, ino: Ino, now: Time, listings: &mut BTreeSet<Ino>) -> Result<Option<Time>> {
         // What an inode's names were when they led nowhere. Another may be at it; if nothing changes, it is damage.
         let mut astray = None;
-        'looked: loop {
+        loop {
             let found = self.run(|volume| {
                 let mut tree = volume.tree.lock();
                 let rec = &tree.get(ino)?.rec;
@@ -289,36 +296,32 @@ impl Volume {
                 None => return self.drop_mark(secs, ino).map(|()| None),
             }
             let names = self.names_of(ino, &links)?;
-            let seen = Some((nlink, links));
-            if names.is_empty() && astray != seen {
-                astray = seen;
-                continue;
-            }
-            if names.is_empty() {
-                return Err(Error::Damaged(format!(
-                    "{ino}: it has expired, and none of its {nlink} names is known"
-                )));
-            }
-            // Renamed or prolonged in between: looked at again.
+            let seen = Some((nlink, names.clone()));
+            let mut removed = false;
             for (dir, name) in names {
-                let detached = match self.detach(dir, &name, ino, true) {
-                    Err(Error::Stale) if astray != seen => {
-                        astray = seen;
-                        continue 'looked;
+                match self.detach(dir, &name, ino, Some(now)) {
+                    Ok(true) => {}
+                    // Renamed or prolonged in between, or removed by another.
+                    Ok(false) => continue,
+                    Err(Error::Stale) if astray != seen => continue,
+                    Err(error) => return Err(error),
+                }
+                removed = true;
+                let held = self.tree.lock().refs.held(ino);
+                match held {
+                    true => {
+                        self.tell(Event::Entry { dir, name });
+                        self.tell(Event::Attributes(ino));
                     }
-                    done => done?,
-                };
-                if detached {
-                    let held = self.tree.lock().refs.held(ino);
-                    match held {
-                        true => {
-                            self.tell(Event::Entry { dir, name });
-                            self.tell(Event::Attributes(ino));
-                        }
-                        false => _ = listings.insert(dir),
-                    }
+                    false => _ = listings.insert(dir),
                 }
             }
+            if !removed && astray == seen {
+                return Err(Error::Damaged(format!(
+                    "{ino}: it has expired, and none of its {nlink} names leads to it"
+                )));
+            }
+            astray = seen;
         }
     }
 
@@ -339,8 +342,8 @@ impl Volume {
     }
 
     /// Removes a name, of a directory also when it has entries: those go with it, in the background.
-    /// False when it names something else by now or, with `only_expired`, something that has not expired.
-    fn detach(&self, dir: Ino, name: &[u8], ino: Ino, only_expired: bool) -> Result<bool> {
+    /// False when it names something else by now or, with `expired`, something that had not expired then.
+    fn detach(&self, dir: Ino, name: &[u8], ino: Ino, expired: Option<Time>) -> Result<bool> {
         self.run_sparsely(|volume| {
             volume.ready()?;
             let mut tree = volume.tree.lock();
@@ -350,7 +353,9 @@ impl Volume {
             if tree.find_anywhere(dir, name)?.is_none_or(|child| child.ino != ino) {
                 return Ok(false);
             }
-            if only_expired && tree.get(ino)?.rec.expires.is_none_or(|at| at > now) {
+            if let Some(then) = expired
+                && tree.get(ino)?.rec.expires.is_none_or(|at| at > then)
+            {
                 return Ok(false);
             }
             let mut draft = Draft::default();
@@ -487,7 +492,7 @@ impl Volume {
             return Err(Error::Damaged(format!("{dir}: it counts entries that are not there")));
         }
         for (_, Dentry { name, ino, .. }) in entries {
-            self.detach(dir, &name, ino, false)?;
+            self.detach(dir, &name, ino, None)?;
             if self.tree.lock().refs.held(ino) {
                 self.tell(Event::Entry { dir, name });
                 self.tell(Event::Attributes(ino));

@@ -41,7 +41,7 @@ impl Volume {
             Need::Emptied(dir) => self.empty_below(dir),
             Need::Expired(ino) => self.expire_first(ino),
             Need::Sweep => {
-                // Also when the janitor has put it off after a failure, which is the caller's then.
+                // Also when the sweeper has put it off after a failure, which is the caller's then.
                 self.set_next_expiry(i64::MIN);
                 self.sweep()
             }

@@ -142,7 +142,7 @@ pub struct Volume {
     backup_bytes: AtomicU64,
     /// What is held for a copy of the store.
     pins: Mutex<moment::Pins>,
-    /// Segments whose frames cannot be moved.
+    /// Segments that could not be emptied, and how many bytes were alive in them then.
     uncompactable: Mutex<HashMap<SegmentId, u64>>,
     /// The last frame's number.
     frames: AtomicU64,
@@ -169,7 +169,7 @@ struct House {
     /// When the next key expires, nanoseconds as in [`Time`].
     next_expiry: AtomicI64,
     gate: Mutex<()>,
-    /// Wakes the janitor and the committer.
+    /// Wakes the sweeper and the committer.
     bell: Condvar,
 }
 
@@ -354,7 +354,7 @@ impl Volume {
         self.house.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits, until `time` has passed or the store is being closed, or (the janitor) an expiry has
+    /// Waits, until `time` has passed or the store is being closed, or (the sweeper) an expiry has
     /// been set that is nearer.
     fn pause(&self, time: Duration) {
         let mut gate = self.house.gate.lock();
@@ -379,7 +379,7 @@ impl Volume {
         self.next_expiry() <= now.0
     }
 
-    /// An expiry has been set: the janitor must not sleep beyond it.
+    /// An expiry has been set: the sweeper must not sleep beyond it.
     fn expiry_set(&self, at: Time) {
         if at.0 < self.next_expiry() {
             self.expiry_at_latest(at.0);

@@ -153,7 +153,7 @@ impl Volume {
         self.find_orphans()?;
         self.find_releases()?;
         self.set_next_expiry(i64::MIN);
-        // A store that is full, or damaged in one place, can be read all the same; the janitor tries again.
+        // A store that is full, or damaged in one place, can be read all the same; the sweeper tries again.
         if let Err(error) = self.sweep() {
             log::error!("keys that expired are hidden but not yet removed: {error}");
         }

@@ -524,9 +524,8 @@ impl Volume {
         })
     }
 
-    /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is
-    /// waiting for us.
-    /// False when nobody has heard, at once where nobody listens.
+    /// Waits until whoever listens has heard of all changes so far; not forever, as that may be a kernel that is waiting for
+    /// us. False when nobody has heard, at once where nobody listens.
     pub fn wait_told(&self) -> bool {
         self.wait_told_for(TOLD)
     }
@@ -607,11 +606,9 @@ impl<'a> Plan<'a> {
         drop_name(tree, &mut self.draft, dir, name, ino, now)?;
         self.names.put((dir, name), None);
         self.heard.push(Heard::Name(dir, name));
-        match self.draft.record(ino) {
-            Some(rec) if rec.nlink > 0 => self.heard.push(Heard::Inode(ino)),
-            // Who has it open may look whether it still has a name.
-            _ if tree.refs.held(ino) => self.heard.push(Heard::Attributes(ino)),
-            _ => {}
+        // Who has it open may look whether it still has a name.
+        if tree.refs.held(ino) {
+            self.heard.push(Heard::Attributes(ino));
         }
         Ok(())
     }

@@ -54,14 +54,14 @@ impl Volume {
                 }
                 let record = self.page_record(from, PageNo(first.0 + step))?;
                 let old = self.page_record(to, PageNo(target.0 + step))?;
+                if record == Some(PageRecord::LOST) {
+                    return Err(self.page_is_lost(from, PageNo(first.0 + step)));
+                }
                 // It has the frame already.
                 if record.is_some() && record == old {
                     continue;
                 }
                 if let Some(record) = record {
-                    if record == PageRecord::LOST {
-                        return Err(self.page_is_lost(from, PageNo(first.0 + step)));
-                    }
                     sources.push((PageNo(target.0 + step), record));
                     counts.push(self.owners_of(record.extent)?.unwrap_or(1) + 1);
                 }

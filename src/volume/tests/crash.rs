@@ -1,6 +1,7 @@
 //! One crash after another, and crashes at moments that only a test inside can choose.
 
 use super::*;
+use crate::cache::PageId;
 use crate::format::Extent;
 use crate::volume::put::{NewFile, To};
 
@@ -426,4 +427,66 @@ fn the_place_of_frames_that_could_not_be_journalled_is_given_back() {
     assert_eq!(read(&volume, ino, 0, 1000), noise(2, 1000));
     volume.close().unwrap();
     expect(disk, "file", &noise(2, 1000), 1);
+}
+
+#[test]
+fn what_is_in_the_journal_alone_is_no_hole_where_it_could_not_be_put_in_place() {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    let ino = make(&volume, "file");
+    // In two parts, so that none is all of it.
+    for (offset, content) in [(0, &b"first"[..]), (5, b"second")] {
+        write(&volume, ino, offset, content);
+        volume.fsync(ino, false).unwrap();
+    }
+    let killed = disk.snapshot();
+    volume.close().unwrap();
+    let volume = quiet(&killed);
+    let ino = found(&volume, "file").unwrap();
+    // As where its page's record could not be read at the opening.
+    volume.cache.discard(ino, PageNo(0), PageNo(1));
+    volume.cache.strand(PageId { ino, no: PageNo(0) }, 2);
+    volume.tree.lock().file(ino).unwrap().rec.pages = 0;
+    let mut there = Vec::new();
+    let outcome = volume.run(|v| v.read(ino, 0, 11, &mut there));
+    assert!(matches!(outcome, Err(Error::Damaged(_))), "{outcome:?}, {there:?}");
+    drop(volume.close());
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_no_room_from_being_given_back() {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    let [stays, goes] = ["stays", "goes"].map(|name| {
+        let ino = make(&volume, name);
+        write(&volume, ino, 0, &noise(1, 2 * PAGE as usize));
+        volume.sync().unwrap();
+        let segment = volume.page_record(ino, PageNo(0)).unwrap().unwrap().extent.segment;
+        volume.segments.close(segment).unwrap();
+        volume.run(|v| v.unlink(ROOT, name.as_bytes())).unwrap();
+        volume.forget(ino, 1);
+        segment
+    });
+    volume.reclaim().unwrap();
+    volume.sync().unwrap();
+    // Nothing is prepared behind the scenes from here on.
+    volume.engine.checkpoint(&|| Ok(())).unwrap();
+    disk.fail(Kind::Any, 0, Fault::Errno(libc::EIO));
+    volume.commit_now().unwrap();
+    let left = || volume.segments.list().unwrap().iter().map(|info| info.id).collect::<Vec<_>>();
+    assert!(left().contains(&stays) && !left().contains(&goes), "{:?}", left());
+    volume.commit_now().unwrap();
+    assert!(!left().contains(&stays));
+    volume.close().unwrap();
+}
+
+#[test]
+fn who_waits_for_room_in_the_catalog_of_a_store_that_is_closed_waits_no_longer() {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    make(&volume, "file");
+    volume.engine.end();
+    let made = volume.run(|v| v.mknod(&ROOTS, ROOT, b"other", 0o644, 0));
+    assert!(matches!(made, Err(Error::ReadOnly(_))), "{made:?}");
+    drop(volume.close());
 }

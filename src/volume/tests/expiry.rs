@@ -119,3 +119,23 @@ fn what_expires_goes_at_its_second_also_while_much_is_reclaimed() {
     drop(reclaiming);
     volume.close().unwrap();
 }
+
+#[test]
+fn a_key_whose_name_leads_elsewhere_is_told_when_it_expires_and_holds_nobody_up() {
+    let store = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Time(1000 * SECOND));
+    let volume = Volume::open(settings(store.path()), Arc::new(RealDisk), clock.clone()).unwrap();
+    let [ino, other] = ["file", "other"].map(|name| make(&volume, name));
+    volume.run(|v| v.setxattr(&ROOTS, ino, b"user.larder.ttl", b"10", 0)).unwrap();
+    {
+        // Damage: it says that it has a name which another has.
+        let mut tree = volume.tree.lock();
+        let inode = tree.peek_mut(ino).unwrap();
+        inode.rec.links = crate::format::Links::One { parent: ROOT, name: b"other"[..].into() };
+    }
+    clock.set(Time(1010 * SECOND));
+    let outcome = volume.expire_first(ino);
+    assert!(matches!(outcome, Err(Error::Damaged(_))), "{outcome:?}");
+    assert_eq!(volume.run(|v| v.lookup(ROOT, b"other")).unwrap().attr.ino, other);
+    drop(volume.close());
+}
