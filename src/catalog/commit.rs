@@ -215,6 +215,10 @@ impl Commits {
     /// has been flipped since could not be told from a flush that never came. Needs no flush itself, and nothing
     /// is lost where it cannot be written.
     fn witness(&self, writer: &mut journal::Writer, vouched: u64) {
+        // A catalog that has been closed meanwhile writes nothing: another may have the journal.
+        if self.check().is_err() {
+            return;
+        }
         let written = journal::mark(vouched).and_then(|mut mark| writer.append(&mut mark));
         if let Err(error) = written {
             log::debug!("{error}");

@@ -433,7 +433,9 @@ impl Volume {
                 at = self.run(|volume| volume.clear_range(ino, at, end))?;
             }
         }
-        self.run(|volume| volume.reserve_range(ino, len, end, keep, clear))
+        self.run(|volume| volume.reserve_range(ino, len, end, keep, clear))?;
+        // Where nothing is left that would be stored, nothing would record how long the file has become.
+        if clear { self.record_inode(ino) } else { Ok(()) }
     }
 
     /// What is left of fallocate(2) once a range is clear: room, size and times.

@@ -458,6 +458,10 @@ impl Volume {
                 let Some(inode) = tree.peek(ino).filter(|inode| inode.version == version) else {
                     return Ok(false);
                 };
+                // While the store is being closed references hold nobody up who gives it a name.
+                if inode.rec.nlink > 0 {
+                    return Ok(true);
+                }
                 if tree.refs.held(ino) {
                     tree.unlinked.insert(ino);
                     return Ok(true);

@@ -213,7 +213,7 @@ impl Volume {
             draft.inode_sized(ino, rec, Recorded::Size(size));
             done.push(flush);
         }
-        let inos: Vec<Ino> = done.iter().map(|flush| flush.id.ino).collect();
+        let mut inos: Vec<Ino> = done.iter().map(|flush| flush.id.ino).collect();
         if let Err(error) = self.commit(&mut tree, draft) {
             left.append(&mut done);
             place.into_iter().for_each(|place| tree.give_up(place));
@@ -222,7 +222,9 @@ impl Volume {
         for flush in &done {
             self.cache.finish_flush(flush);
         }
-        for ino in inos {
+        inos.dedup();
+        for ino in &inos {
+            let ino = *ino;
             tree.touch_version(ino);
             let clean = self.cache.dirty(ino).is_none();
             if let Some(inode) = tree.peek_mut(ino)
@@ -232,7 +234,9 @@ impl Volume {
                 inode.dirty = false;
             }
         }
-        Ok(())
+        drop(tree);
+        // Those that are longer than what has been stored of them, as what lay behind it has been cleared.
+        inos.into_iter().try_for_each(|ino| self.record_inode(ino))
     }
 
     /// Makes a file (or directory) durable. Waits.

@@ -490,3 +490,43 @@ fn who_waits_for_room_in_the_catalog_of_a_store_that_is_closed_waits_no_longer()
     assert!(matches!(made, Err(Error::ReadOnly(_))), "{made:?}");
     drop(volume.close());
 }
+
+#[test]
+fn a_copy_of_a_damaged_page_keeps_nothing_that_was_done_after_it_from_surviving_kill_9() {
+    let disk = FaultyDisk::new(1);
+    let volume = quiet(&disk);
+    let [from, to] = ["from", "to"].map(|name| make(&volume, name));
+    write(&volume, from, 0, &noise(1, PAGE as usize));
+    volume.sync().unwrap();
+    let extent = volume.page_record(from, PageNo(0)).unwrap().unwrap().extent;
+    let path = format!("/store/segments/{:02x}/{:08x}", extent.segment.0 % 256, extent.segment.0);
+    disk.open(Path::new(&path), false).unwrap().write_all_at(&[0; 64], u64::from(extent.offset)).unwrap();
+    assert_eq!(volume.copy_range(from, 0, to, 0, PAGE).unwrap(), PAGE);
+    make(&volume, "after");
+    let killed = quiet(&disk.snapshot());
+    assert!(found(&killed, "after").is_some());
+    let copy = found(&killed, "to").unwrap();
+    let mut there = Vec::new();
+    let read = killed.read_blocking(copy, 0, PAGE as u32, false, &mut there);
+    assert!(matches!(read, Err(Error::Damaged(_))), "{read:?}");
+    killed.close().unwrap();
+    volume.close().unwrap();
+}
+
+#[test]
+fn the_size_of_a_file_whose_end_was_punched_is_recorded_without_a_sync() {
+    for punched in [PAGE, 0] {
+        let disk = FaultyDisk::new(1);
+        let volume = quiet(&disk);
+        let ino = make(&volume, "file");
+        write(&volume, ino, 0, &noise(1, 2 * PAGE as usize));
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        volume.fallocate(ino, punched, 2 * PAGE - punched, mode).unwrap();
+        volume.flush_file(ino).unwrap();
+        let killed = quiet(&disk.snapshot());
+        let ino = found(&killed, "file").unwrap();
+        assert_eq!(killed.run(|v| v.getattr(ino)).unwrap().attr.size, 2 * PAGE, "from {punched}");
+        killed.close().unwrap();
+        volume.close().unwrap();
+    }
+}
