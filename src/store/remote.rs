@@ -77,6 +77,7 @@ fn perform(volume: &Volume, client: &Client, read_only: bool) -> Result<Value> {
     if read_only && matches!(call, Call::Apply { .. } | Call::Clear | Call::Align { dry_run: false }) {
         return Err(Error::ReadOnly("it is mounted with -o ro".into()));
     }
+    let changes = !matches!(call, Call::Chores | Call::Scrub { .. } | Call::Stats | Call::Sync);
     let caller = |umask| Caller { uid: client.uid, gid: client.gid, pid: client.pid, umask };
     let value =
         |value: serde_json::Result<Value>| value.map_err(|error| Error::io("the answer")(error.into()));
@@ -98,8 +99,10 @@ fn perform(volume: &Volume, client: &Client, read_only: bool) -> Result<Value> {
         Call::Stats => value(serde_json::to_value(volume.stats()?)),
         Call::Sync => volume.sync().map(|()| Value::Null),
     };
-    // Whoever asked will look through the mount next.
-    volume.wait_told();
+    if changes {
+        // Whoever asked will look through the mount next.
+        volume.wait_told();
+    }
     done
 }
 

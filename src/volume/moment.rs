@@ -33,7 +33,7 @@ pub(super) struct Pins {
 
 impl Pins {
     fn pin(&self, id: SegmentId) -> bool {
-        self.held && (self.all || self.segments.contains(&id))
+        self.all || self.segments.contains(&id)
     }
 
     /// Holds nothing any longer. Whether anything was.

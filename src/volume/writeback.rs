@@ -223,8 +223,7 @@ impl Volume {
             self.cache.finish_flush(flush);
         }
         inos.dedup();
-        for ino in &inos {
-            let ino = *ino;
+        for &ino in &inos {
             tree.touch_version(ino);
             let clean = self.cache.dirty(ino).is_none();
             if let Some(inode) = tree.peek_mut(ino)
